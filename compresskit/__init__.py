@@ -1,0 +1,73 @@
+"""Make encoder models small and fast: prune, factorize, distil and leave early, by recipe.
+
+Importing the package registers compressed checkpoints with transformers' Auto classes, so that
+`AutoModelForSequenceClassification.from_pretrained(folder)` and `pipeline("text-classification", folder)` work. The names below
+are loaded on first use, because torch and transformers take seconds to import and `compresskit --help` needs neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from compresskit import registration
+
+if TYPE_CHECKING:
+    from compresskit.anatomy import Anatomy, Group, Member, Slice
+    from compresskit.hooks import hookimpl
+    from compresskit.interfaces import (
+        Batch,
+        Context,
+        Distiller,
+        ExitPolicy,
+        ExitTrail,
+        Factorizer,
+        Pruner,
+        Strategy,
+        Trace,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Anatomy": "anatomy",
+    "Group": "anatomy",
+    "Member": "anatomy",
+    "Slice": "anatomy",
+    "hookimpl": "hooks",
+    "Batch": "interfaces",
+    "Context": "interfaces",
+    "Distiller": "interfaces",
+    "ExitPolicy": "interfaces",
+    "ExitTrail": "interfaces",
+    "Factorizer": "interfaces",
+    "Pruner": "interfaces",
+    "Strategy": "interfaces",
+    "Trace": "interfaces",
+}
+
+__all__ = [
+    "Anatomy",
+    "Batch",
+    "Context",
+    "Distiller",
+    "ExitPolicy",
+    "ExitTrail",
+    "Factorizer",
+    "Group",
+    "Member",
+    "Pruner",
+    "Slice",
+    "Strategy",
+    "Trace",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compresskit' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"compresskit.{_HOMES[name]}"), name)
+
+
+registration.register()

@@ -1,0 +1,156 @@
+"""Where an architecture keeps its parts. The only file with index arithmetic on weights.
+
+A *unit* is what is removed whole: an attention head or an FFN neuron. A *slice* is the run of one tensor axis that
+belongs to a unit. A *group* is all the units of one layer that compete with one another, with every tensor they touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+UnitTarget = Literal["heads", "neurons"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One linear layer that units run through.
+
+    Args:
+        path: of the `nn.Linear`, inside a layer.
+        role: what the matrix is to the unit; strategies choose matrices by role.
+        dim: the axis of `weight` (out, in) along which units lie. Units on axis 0 own bias entries too.
+    """
+
+    path: str
+    role: Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out"]
+    dim: Literal[0, 1]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One row of `architectures.py`: everything compresskit needs to know about a family of encoders.
+
+    Args:
+        model_type: the `model_type` of the family's config.
+        embeddings: path of the module that turns token ids into the first hidden states, from the classification model.
+        word_embeddings: path of the `nn.Embedding` inside `embeddings`.
+        layers: path of the `nn.ModuleList` of layers.
+        heads, neurons: the slices of one layer, paths inside the layer.
+        head_size: attribute path inside a layer that holds the size of one head.
+        head_count: attribute path inside a layer that holds the number of heads, or None where nothing reads it.
+        inputs: names of the tensors that the embeddings take, beside `attention_mask`.
+        read_out: what turns the last hidden states (batch, tokens, hidden) into logits, applied in order: module paths from the
+            classification model, or `:first` (take the first token) or `:relu`.
+        pooler: path of the pooler that `remove-pooler` may drop, or None.
+        stock: how the stock read-out can express `linear(tanh(first token))`: path of the dense layer to set to the identity
+            and path of the linear layer, or None where its activation is not tanh.
+        embeddings_project: path of a linear layer between the embeddings and the first layer, where the config asks for one.
+        embedding_size, hidden_size, head_total, neuron_total, layer_total: attribute names in the config.
+    """
+
+    model_type: str
+    embeddings: str
+    word_embeddings: str
+    layers: str
+    heads: tuple[Slice, ...]
+    neurons: tuple[Slice, ...]
+    head_size: str
+    head_count: str | None
+    inputs: tuple[str, ...]
+    read_out: tuple[str, ...]
+    pooler: str | None = None
+    stock: tuple[str, str] | None = None
+    embeddings_project: str | None = None
+    embedding_size: str = "hidden_size"
+    hidden_size: str = "hidden_size"
+    head_total: str = "num_attention_heads"
+    neuron_total: str = "intermediate_size"
+    layer_total: str = "num_hidden_layers"
+
+    def slices(self, target: UnitTarget) -> tuple[Slice, ...]:
+        """The slices of one layer that a unit of `target` owns."""
+        return self.heads if target == "heads" else self.neurons
+
+
+@dataclass(frozen=True)
+class Member:
+    """A slice found in a model: the linear layer, and how wide one unit is along `dim`."""
+
+    role: str
+    linear: nn.Linear
+    dim: Literal[0, 1]
+    width: int
+
+    def per_unit(self, tensor: Tensor) -> Tensor:
+        """View a tensor shaped like `linear.weight` as (units, entries of one unit)."""
+        lying = tensor if self.dim == 0 else tensor.t()
+        units = lying.shape[0] // self.width
+        return lying.reshape(units, -1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The units of one layer that compete with one another.
+
+    Args:
+        target: `heads` or `neurons`.
+        layer: 0-based position of the layer in the model as it is now.
+        units: how many there are now.
+        members: the matrices that the units own slices of.
+    """
+
+    target: UnitTarget
+    layer: int
+    units: int
+    members: tuple[Member, ...]
+
+    def member(self, role: str) -> Member:
+        """The member with that role."""
+        return next(member for member in self.members if member.role == role)
+
+
+def find(module: nn.Module, path: str) -> nn.Module:
+    """The submodule at a dotted path."""
+    return module.get_submodule(path)
+
+
+def groups(anatomy: Anatomy, network: nn.Module, target: UnitTarget) -> Iterator[Group]:
+    """One group per layer of the classification model, in order."""
+    for index, layer in enumerate(layers(anatomy, network)):
+        width = head_size(anatomy, layer) if target == "heads" else 1
+        members = tuple(
+            Member(piece.role, linear(layer, piece.path), piece.dim, width) for piece in anatomy.slices(target)
+        )
+        units = members[0].linear.weight.shape[members[0].dim] // width
+        yield Group(target, index, units, members)
+
+
+def layers(anatomy: Anatomy, network: nn.Module) -> nn.ModuleList:
+    """The layers of the classification model."""
+    found = find(network, anatomy.layers)
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def linear(layer: nn.Module, path: str) -> nn.Linear:
+    """The linear layer at a path inside a layer."""
+    found = find(layer, path)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def head_size(anatomy: Anatomy, layer: nn.Module) -> int:
+    """Entries of one head; never hidden size / heads, which is wrong as soon as a head is cut."""
+    path, _, name = anatomy.head_size.rpartition(".")
+    return int(getattr(find(layer, path), name))
+
+
+def entries(units: Sequence[int], width: int) -> Tensor:
+    """Indices along an axis of the entries of `units`, ascending: unit 2 of width 3 is 6, 7, 8."""
+    kept = torch.tensor(sorted(units), dtype=torch.long)
+    return (kept[:, None] * width + torch.arange(width)[None, :]).reshape(-1)

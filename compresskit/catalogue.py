@@ -1,0 +1,301 @@
+"""Finds strategies and architectures, knows where each comes from, and refuses two of one name.
+
+Built-ins and plugins come through the same two hooks. The built-ins are named here, and imported by name nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import pluggy
+from pydantic import TypeAdapter, ValidationError
+
+from compresskit import __version__, hooks
+from compresskit.anatomy import Anatomy
+from compresskit.errors import ArchitectureError, PluginError, RecipeError
+from compresskit.interfaces import KINDS, Strategy, kind_of
+from compresskit.wording import complaint, did_you_mean, nearest, option
+
+BUILTINS = (
+    "compresskit.architectures",
+    "compresskit.strategies.taylor",
+    "compresskit.strategies.magnitude",
+    "compresskit.strategies.svd",
+    "compresskit.strategies.entropy",
+    "compresskit.strategies.predictions",
+    "compresskit.strategies.hidden_states",
+    "compresskit.strategies.labels",
+)
+ENTRY_POINTS = "compresskit"
+VARIABLE = "COMPRESSKIT_PLUGINS"
+VERBS = {"pruner": "prune", "factorizer": "factorize", "exit-policy": "exit", "distiller": "distill"}
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The distribution that something comes from."""
+
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One thing in the catalogue. `kind` is that of `interfaces.KINDS`, or `architecture`."""
+
+    kind: str
+    name: str
+    what: type[Strategy] | Anatomy
+    origin: Origin
+
+    @property
+    def summary(self) -> str:
+        """One line that says what it is."""
+        if isinstance(self.what, Anatomy):
+            return f"Checkpoints whose model_type is {self.name}."
+        return (inspect.getdoc(self.what) or "").partition("\n\n")[0].replace("\n", " ")
+
+
+class Catalogue:
+    """Strategies by (kind, name), and anatomies by `model_type`."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        """Raises PluginError where two entries have one name."""
+        self._entries: dict[tuple[str, str], Entry] = {}
+        for entry in entries:
+            first = self._entries.setdefault((entry.kind, entry.name), entry)
+            if first is not entry:
+                raise PluginError(
+                    f"two {entry.kind}s are called '{entry.name}', one from {first.origin} and one from {entry.origin}"
+                    f"; uninstall one of them or name the plugins to load in {VARIABLE}"
+                )
+
+    def strategy(self, kind: str, name: str) -> type[Strategy]:
+        """The strategy class of that kind and name.
+
+        Raises:
+            RecipeError: there is none; the message gives the nearest name and the known ones.
+        """
+        entry = self._entries.get((kind, name))
+        if entry is None:
+            known = self.names(kind)
+            meant = nearest(name, known)
+            hint = f" did you mean '{meant}'?" if meant else ""
+            raise RecipeError(f"no way to {VERBS[kind]} by '{name}';{hint} (known: {', '.join(known)})")
+        assert isinstance(entry.what, type)
+        return entry.what
+
+    def anatomy(self, model_type: str) -> Anatomy:
+        """The anatomy of a family of encoders.
+
+        Raises:
+            ArchitectureError: there is none; the message lists the known families and says how to add one.
+        """
+        entry = self._entries.get(("architecture", model_type))
+        if entry is None:
+            raise ArchitectureError(
+                f"no anatomy for model_type '{model_type}' (known: {', '.join(self.names('architecture'))}); "
+                f"add one with the hook compresskit_architectures, as docs/how-to shows"
+            )
+        assert isinstance(entry.what, Anatomy)
+        return entry.what
+
+    def origin(self, what: type[Strategy] | Anatomy) -> Origin:
+        """Where a strategy or anatomy of this catalogue comes from."""
+        key = ("architecture", what.model_type) if isinstance(what, Anatomy) else (kind_of(what), what.name)
+        return self._entries[key].origin
+
+    def entries(self) -> list[Entry]:
+        """Everything, sorted by kind and name."""
+        return [self._entries[key] for key in sorted(self._entries)]
+
+    def names(self, kind: str) -> list[str]:
+        """The names of one kind, sorted."""
+        return [entry.name for entry in self.entries() if entry.kind == kind]
+
+
+def load_catalogue(plugins: Sequence[str] | None = None) -> Catalogue:
+    """The built-ins and the installed plugins.
+
+    Args:
+        plugins: entry-point names of the plugins to load; None means those in the variable COMPRESSKIT_PLUGINS (comma
+            separated, empty for none), or every installed one where it is not set.
+
+    Raises:
+        PluginError: a plugin is missing, can't be imported, or offers what can't be used.
+    """
+    if plugins is not None:
+        return _load(tuple(plugins))
+    named = os.environ.get(VARIABLE)
+    return _load_once(None if named is None else tuple(name.strip() for name in named.split(",") if name.strip()))
+
+
+def build(strategy: type[Strategy], options: Mapping[str, object]) -> Strategy:
+    """An instance with these options, as a recipe gives them under `with:`.
+
+    Raises:
+        RecipeError: the options don't fit the strategy's fields.
+    """
+    built, mistakes = try_build(strategy, options)
+    if built is None:
+        raise RecipeError("; ".join(text for _, text in mistakes))
+    return built
+
+
+def try_build(
+    strategy: type[Strategy], options: Mapping[str, object]
+) -> tuple[Strategy | None, list[tuple[tuple[int | str, ...], str]]]:
+    """As `build`, but returns every mistake as (path of the option, sentence) instead of raising."""
+    known = [field.name for field in dataclasses.fields(strategy) if field.init]  # type: ignore[arg-type]
+    unknown = [name for name in options if name not in known]
+    mistakes: list[tuple[tuple[int | str, ...], str]] = [
+        ((name,), f"{strategy.name} has no option '{name}'{did_you_mean(name, known)}") for name in unknown
+    ]
+    excused = {nearest(name, known) for name in unknown}
+    try:
+        # From JSON, strict mode still takes a list for a tuple and a mapping for a dataclass, as recipes write them.
+        built = options_of(strategy).validate_json(json.dumps(dict(options), default=str), strict=True)
+    except ValidationError as error:
+        for found in error.errors():
+            if found["type"] != "missing" or found["loc"][0] not in excused:
+                name = f"'{option(found['loc'])}' " if found["loc"] else "options "
+                mistakes.append((found["loc"], f"{strategy.name}'s {name}{complaint(found)}"))
+        return None, mistakes
+    return (None if mistakes else built), mistakes
+
+
+@functools.cache
+def options_of(strategy: type[Strategy]) -> TypeAdapter[Strategy]:
+    """The pydantic adapter of a strategy's dataclass: validates options, dumps them, and gives their JSON schema."""
+    return TypeAdapter(strategy)
+
+
+@functools.cache
+def _load_once(plugins: tuple[str, ...] | None) -> Catalogue:
+    return _load(plugins)
+
+
+def _load(plugins: tuple[str, ...] | None) -> Catalogue:
+    manager = pluggy.PluginManager(hooks.PROJECT)
+    manager.add_hookspecs(hooks)
+    origins: dict[str, Origin] = {}
+    own = Origin("compresskit", __version__)
+    for module in BUILTINS:
+        _register(manager, origins, importlib.import_module(module), module, own)
+    for point in _entry_points(plugins):
+        distribution = point.dist
+        assert distribution is not None
+        origin = Origin(distribution.name, distribution.version)
+        _register(manager, origins, _import(point, origin), point.name, origin)
+    return Catalogue(_offers(manager, origins))
+
+
+def _entry_points(plugins: tuple[str, ...] | None) -> list[metadata.EntryPoint]:
+    installed = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
+    if plugins is None:
+        return installed
+    names = {point.name for point in installed}
+    for name in plugins:
+        if name not in names:
+            raise PluginError(
+                f"{VARIABLE} names the plugin '{name}', which is not installed "
+                f"(installed: {', '.join(sorted(names)) or 'none'}); install it or take it out"
+            )
+    return [point for point in installed if point.name in plugins]
+
+
+def _import(point: metadata.EntryPoint, origin: Origin) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # a plugin's import can fail in any way, and the person must learn which plugin it was
+        raise PluginError(
+            f"plugin '{point.name}' ({origin}) can't be imported ({type(error).__name__}: {error}); "
+            f"repair or uninstall it, or leave it out of {VARIABLE}"
+        ) from error
+
+
+def _register(
+    manager: pluggy.PluginManager, origins: dict[str, Origin], plugin: object, name: str, origin: Origin
+) -> None:
+    unique = f"{name} ({origin})"
+    if manager.is_registered(plugin):
+        return
+    try:
+        manager.register(plugin, name=unique)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        callers = manager.get_hookcallers(plugin) or []
+        strangers = [caller.name for caller in callers if not caller.has_spec()]
+        if not strangers:
+            raise PluginError(
+                f"plugin '{name}' ({origin}) has a hook with wrong arguments ({error}); repair it"
+            ) from error
+        known = ("compresskit_strategies", "compresskit_architectures")
+        raise PluginError(
+            f"plugin '{name}' ({origin}) implements the hook '{strangers[0]}', which does not exist"
+            f"{did_you_mean(strangers[0], known)}; the hooks are {' and '.join(known)}"
+        ) from error
+    if not manager.get_hookcallers(plugin):
+        raise PluginError(
+            f"plugin '{name}' ({origin}) implements no hook; decorate compresskit_strategies with @hookimpl"
+        )
+    origins[unique] = origin
+
+
+def _offers(manager: pluggy.PluginManager, origins: Mapping[str, Origin]) -> Iterable[Entry]:
+    for hook in (manager.hook.compresskit_strategies, manager.hook.compresskit_architectures):
+        for implementation in hook.get_hookimpls():
+            offered = implementation.function()
+            if not isinstance(offered, Iterable):
+                raise PluginError(
+                    f"plugin '{implementation.plugin_name}': {hook.name} must return a list, not {offered!r}"
+                )
+            for what in offered:
+                where = f"plugin '{implementation.plugin_name}'"
+                origin = origins[implementation.plugin_name]
+                if hook is manager.hook.compresskit_architectures:
+                    yield _architecture(what, where, origin)
+                else:
+                    yield _strategy(what, where, origin)
+
+
+def _architecture(what: Any, where: str, origin: Origin) -> Entry:
+    if not isinstance(what, Anatomy):
+        raise PluginError(f"{where} offers {what!r}, which is not an Anatomy; return Anatomy records")
+    return Entry("architecture", what.model_type, what, origin)
+
+
+def _strategy(what: Any, where: str, origin: Origin) -> Entry:
+    if not inspect.isclass(what) or not issubclass(what, tuple(KINDS.values())):
+        raise PluginError(
+            f"{where} offers {what!r}, which is not a strategy; return classes that derive from Pruner, Factorizer, "
+            f"ExitPolicy or Distiller"
+        )
+    parameters = what.__dict__.get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise PluginError(
+            f"{where} offers {what.__name__}, which is not a frozen dataclass; decorate it with @dataclass(frozen=True)"
+        )
+    if inspect.isabstract(what):
+        missing = ", ".join(sorted(what.__abstractmethods__))
+        raise PluginError(f"{where} offers {what.__name__}, which lacks the method {missing}; write it")
+    name = getattr(what, "name", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise PluginError(
+            f"{where} offers {what.__name__} without a name that recipes can say; "
+            f'add name: ClassVar[str] = "like-this", in small letters, digits and hyphens'
+        )
+    return Entry(kind_of(what), name, what, origin)

@@ -1,0 +1,167 @@
+"""The records of what was done to a model, their JSON form, and what each does to a model's shape.
+
+Edits are data: they can be printed, saved, and replayed on the original by `surgery.perform`. `shape.after(edit)` needs no
+weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from compresskit.errors import CheckpointError
+
+HeadKind: TypeAlias = Literal["cls-tanh", "mean-tanh"]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """How many heads and FFN neurons a layer has."""
+
+    heads: int
+    neurons: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Everything about a model's size that edits can change.
+
+    Args:
+        layers: one entry per layer.
+        rank: of the factored word embedding, or None where it is one table.
+        exits: 1-based numbers of the layers that have an exit head; empty where the original read-out answers alone.
+        head: kind of the exit heads, or None without exits.
+        read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the last layer.
+    """
+
+    layers: tuple[LayerShape, ...]
+    rank: int | None = None
+    exits: tuple[int, ...] = ()
+    head: HeadKind | None = None
+    read_out: bool = True
+
+    def after(self, edit: Edit) -> Shape:
+        """The shape once `edit` is performed."""
+        return edit.reshape(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {
+            "heads": [layer.heads for layer in self.layers],
+            "neurons": [layer.neurons for layer in self.layers],
+            "rank": self.rank,
+            "exits": list(self.exits),
+            "head": self.head,
+            "read_out": self.read_out,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Shape:
+        """Read what `to_json` wrote."""
+        return Shape(
+            tuple(LayerShape(h, n) for h, n in zip(data["heads"], data["neurons"], strict=True)),
+            data["rank"],
+            tuple(data["exits"]),
+            data["head"],
+            data["read_out"],
+        )
+
+
+@dataclass(frozen=True)
+class CutHeads:
+    """Keep these heads of a layer, numbered as they are before the cut, ascending."""
+
+    kind: ClassVar[str] = "cut-heads"
+    layer: int
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut."""
+        return _with_layer(shape, self.layer, replace(shape.layers[self.layer], heads=len(self.keep)))
+
+
+@dataclass(frozen=True)
+class CutNeurons:
+    """Keep these FFN neurons of a layer, numbered as they are before the cut, ascending."""
+
+    kind: ClassVar[str] = "cut-neurons"
+    layer: int
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut."""
+        return _with_layer(shape, self.layer, replace(shape.layers[self.layer], neurons=len(self.keep)))
+
+
+@dataclass(frozen=True)
+class CutLayers:
+    """Keep these layers, 0-based as they are before the cut, ascending."""
+
+    kind: ClassVar[str] = "cut-layers"
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut; exits stay with their layers, and the last layer always answers."""
+        exits = tuple(new + 1 for new, old in enumerate(self.keep) if old + 1 in shape.exits)
+        if shape.exits and len(self.keep) not in exits:
+            exits += (len(self.keep),)
+        return replace(shape, layers=tuple(shape.layers[i] for i in self.keep), exits=exits)
+
+
+@dataclass(frozen=True)
+class FactorizeEmbedding:
+    """Replace the word embedding, one table or two factors already, by two factors of this rank."""
+
+    kind: ClassVar[str] = "factorize-embedding"
+    rank: int
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the factorization."""
+        return replace(shape, rank=self.rank)
+
+
+@dataclass(frozen=True)
+class AddExits:
+    """Put an exit head after each of these layers (1-based). With `read_out` the original's own head answers at the last one."""
+
+    kind: ClassVar[str] = "add-exits"
+    layers: tuple[int, ...]
+    head: HeadKind
+    read_out: bool
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape with the exits."""
+        return replace(shape, exits=self.layers, head=self.head, read_out=self.read_out)
+
+
+Edit: TypeAlias = CutHeads | CutNeurons | CutLayers | FactorizeEmbedding | AddExits
+
+EDITS: dict[str, type[Edit]] = {
+    edit.kind: edit for edit in (CutHeads, CutNeurons, CutLayers, FactorizeEmbedding, AddExits)
+}
+
+
+def edit_to_json(edit: Edit) -> dict[str, Any]:
+    """`{"edit": "cut-heads", "layer": 3, "keep": [0, 2, 5]}`."""
+    return {"edit": edit.kind} | {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(edit).items()
+    }
+
+
+def edit_from_json(data: Mapping[str, Any]) -> Edit:
+    """Read what `edit_to_json` wrote.
+
+    Raises:
+        CheckpointError: the edit is of a kind that this version does not know.
+    """
+    kind = data.get("edit")
+    if kind not in EDITS:
+        raise CheckpointError(f"unknown edit '{kind}' (known: {', '.join(sorted(EDITS))}); update compresskit to read it")
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "edit"}
+    made: Edit = EDITS[kind](**fields)
+    return made
+
+
+def _with_layer(shape: Shape, layer: int, changed: LayerShape) -> Shape:
+    return replace(shape, layers=(*shape.layers[:layer], changed, *shape.layers[layer + 1 :]))

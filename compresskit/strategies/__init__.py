@@ -1,0 +1,1 @@
+"""The built-in strategies, one idea per file. The core never imports them: they come through the hooks, as plugins."""

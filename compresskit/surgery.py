@@ -1,0 +1,164 @@
+"""The only file that changes a model's shape. Strategies decide what to cut; `perform` cuts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import torch
+from torch import Tensor, nn
+
+from compresskit.anatomy import UnitTarget, entries, find, head_size, layers, linear
+from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
+from compresskit.errors import SurgeryError
+from compresskit.modules import CompressedForSequenceClassification as Model
+from compresskit.modules import ExitHead, FactorizedEmbedding
+
+
+def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = None) -> None:
+    """Do to the model what the edit says, and note the new shape in the model and its config.
+
+    Args:
+        edit: what to do.
+        model: changed in place.
+        factors: (V, R) and (R, H) for a `FactorizeEmbedding`; zeros, to be loaded over, where None.
+
+    Raises:
+        SurgeryError: the edit does not fit the model or would leave it without a unit.
+    """
+    if isinstance(edit, CutHeads):
+        _cut_units(model, "heads", edit.layer, edit.keep)
+    elif isinstance(edit, CutNeurons):
+        _cut_units(model, "neurons", edit.layer, edit.keep)
+    elif isinstance(edit, CutLayers):
+        _cut_layers(model, edit)
+    elif isinstance(edit, FactorizeEmbedding):
+        _factorize_embedding(model, edit, factors)
+    else:
+        _add_exits(model, edit)
+    model.shape = model.shape.after(edit)
+    model.sync_config()
+
+
+def reshape(model: Model, shape: Shape) -> None:
+    """Give an untouched model this shape. What its weights are does not matter: they are loaded next."""
+    if len(shape.layers) < len(model.shape.layers):
+        perform(CutLayers(tuple(range(len(shape.layers)))), model)
+    for index, (now, then) in enumerate(zip(model.shape.layers, shape.layers, strict=True)):
+        if then.heads != now.heads:
+            perform(CutHeads(index, tuple(range(then.heads))), model)
+        if then.neurons != now.neurons:
+            perform(CutNeurons(index, tuple(range(then.neurons))), model)
+    if shape.rank is not None:
+        perform(FactorizeEmbedding(shape.rank), model)
+    if shape.exits and shape.head:
+        perform(AddExits(shape.exits, shape.head, shape.read_out), model)
+
+
+def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
+    now = getattr(model.shape.layers[index], target)
+    _check_kept(f"{target} of layer {index + 1}", keep, now)
+    layer = layers(model.anatomy, model.network)[index]
+    width = head_size(model.anatomy, layer) if target == "heads" else 1
+    for piece in model.anatomy.slices(target):
+        _cut_linear(linear(layer, piece.path), piece.dim, entries(keep, width))
+    if target == "heads" and model.anatomy.head_count is not None:
+        path, _, name = model.anatomy.head_count.rpartition(".")
+        owner = find(layer, path)
+        setattr(owner, name, len(keep))
+        if hasattr(owner, "all_head_size"):
+            setattr(owner, "all_head_size", len(keep) * width)  # noqa: B010 - mypy takes the attribute for a Module
+
+
+def _cut_linear(module: nn.Linear, dim: int, kept: Tensor) -> None:
+    """Keep these entries of an axis. Outputs (axis 0) take their bias with them; inputs leave the bias whole."""
+    kept = kept.to(module.weight.device)
+    with torch.no_grad():
+        module.weight = nn.Parameter(module.weight.index_select(dim, kept))
+        if dim == 0 and module.bias is not None:
+            module.bias = nn.Parameter(module.bias.index_select(0, kept))
+    module.out_features, module.in_features = module.weight.shape
+
+
+def _cut_layers(model: Model, edit: CutLayers) -> None:
+    _check_kept("layers", edit.keep, model.depth)
+    last = model.depth
+    parent, _, name = model.anatomy.layers.rpartition(".")
+    body = layers(model.anatomy, model.network)
+    setattr(find(model.network, parent), name, nn.ModuleList(body[old] for old in edit.keep))
+    heads = {new: str(old + 1) for new, old in enumerate(edit.keep, start=1) if str(old + 1) in model.exits}
+    # Some head must answer at the new last layer: the original read-out where it is kept, else the old last exit's head.
+    if model.shape.read_out:
+        heads.pop(len(edit.keep), None)
+    elif str(last) in model.exits:
+        heads.setdefault(len(edit.keep), str(last))
+    model.exits = nn.ModuleDict({str(new): model.exits[old] for new, old in heads.items()})
+
+
+def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[Tensor, Tensor] | None) -> None:
+    parent, _, name = model.anatomy.word_embeddings.rpartition(".")
+    owner = find(model.network, parent)
+    old = getattr(owner, name)
+    table = old.table if isinstance(old, FactorizedEmbedding) else old
+    words, size = table.weight.shape[0], word_embedding_size(model)
+    if not 1 <= edit.rank <= size:
+        raise SurgeryError(f"rank {edit.rank} is not between 1 and the embedding's size {size}; ask for a rank in between")
+    new = FactorizedEmbedding(words, edit.rank, size, table.padding_idx)
+    new = new.to(device=table.weight.device, dtype=table.weight.dtype)
+    if factors is not None:
+        with torch.no_grad():
+            new.table.weight.copy_(factors[0])
+            new.expand.weight.copy_(factors[1].t())
+    setattr(owner, name, new)
+
+
+def word_embedding(model: Model) -> Tensor:
+    """The (V, H) word embedding, multiplied out where it is in factors already."""
+    module = find(model.network, model.anatomy.word_embeddings)
+    if isinstance(module, FactorizedEmbedding):
+        return module.product().detach()
+    assert isinstance(module, nn.Embedding)
+    return module.weight.detach()
+
+
+def word_embedding_size(model: Model) -> int:
+    """Dimensions of one word's vector, whatever the rank."""
+    module = find(model.network, model.anatomy.word_embeddings)
+    if isinstance(module, FactorizedEmbedding):
+        return module.expand.out_features
+    assert isinstance(module, nn.Embedding)
+    return module.embedding_dim
+
+
+def _add_exits(model: Model, edit: AddExits) -> None:
+    if not edit.layers or edit.layers[-1] != model.depth or list(edit.layers) != sorted(set(edit.layers)):
+        raise SurgeryError(
+            f"exits {list(edit.layers)} must be in rising order and end at the last layer, {model.depth}; add it to the list"
+        )
+    size = layer_width(model)
+    inner = model.network.config
+    dropout = getattr(inner, "hidden_dropout_prob", getattr(inner, "dropout", 0.1))
+    spread = getattr(inner, "initializer_range", 0.02)
+    like = next(model.network.parameters())
+    own = edit.layers[:-1] if edit.read_out else edit.layers
+    model.exits = nn.ModuleDict()
+    for number in own:
+        head = ExitHead(edit.head, size, model.config.num_labels, dropout).to(device=like.device, dtype=like.dtype)
+        nn.init.normal_(head.classifier.weight, std=spread)
+        nn.init.zeros_(head.classifier.bias)
+        model.exits[str(number)] = head
+    if not edit.read_out:
+        for part in model.anatomy.read_out:
+            if not part.startswith(":"):
+                parent, _, name = part.rpartition(".")
+                setattr(find(model.network, parent), name, None)
+
+
+def layer_width(model: Model) -> int:
+    """The width of the hidden states."""
+    return int(getattr(model.network.config, model.anatomy.hidden_size))
+
+
+def _check_kept(what: str, keep: Sequence[int], now: int) -> None:
+    if not keep:
+        raise SurgeryError(f"nothing would be left of the {what}; keep at least one of {now}")
+    if list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= now:
+        raise SurgeryError(f"cannot keep {list(keep)} of the {now} {what}; give different numbers from 0 to {now - 1}, rising")
