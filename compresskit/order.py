@@ -1,0 +1,100 @@
+"""What can be said about the order of steps from the recipe alone, before any model is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from compresskit.yaml_tree import Node
+
+Complain = Callable[[str, str], None]
+"""Takes the key of the option that is wrong, and the sentence."""
+
+
+class Order:
+    """Meets the steps one by one, as they are written, and remembers what they leave behind."""
+
+    def __init__(self) -> None:
+        """Nothing has been done yet."""
+        self.saved: list[str] = []
+        self.exited = False
+        self.factored = False
+        self.cut = False
+        self.tuned = False
+
+    def save_name(self, verb: str, options: Mapping[str, Node], rounds: bool) -> str | None:
+        """The name that a step saves; the first finetune of a recipe is the teacher unless it says otherwise."""
+        if "save_as" in options:
+            name = options["save_as"].plain()
+            return name if isinstance(name, str) else None
+        return "teacher" if verb == "finetune" and not rounds and "teacher" not in self.saved else None
+
+    def meet(self, verb: str, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        """Check one step against those before it.
+
+        Args:
+            rounds: whether the step is inside a repeat.
+
+        Returns:
+            Keys whose values have been complained about, so that nobody complains again.
+        """
+        before = {"exit": self._exit, "prune": self._prune, "factorize": self._factorize, "finetune": self._finetune}
+        excused = before[verb](options, rounds, complain) if verb in before else set()
+        for key in ("distill",) if verb == "distill" else ("teacher",) if verb == "prune" else ():
+            self._teacher(key, options, complain)
+        if "restore" in options and options["restore"].plain() and not rounds:
+            complain("restore", "'restore' works only inside a repeat; take it out")
+        name = self.save_name(verb, options, rounds)
+        if name is not None:
+            self._save(name, rounds, complain)
+        return excused
+
+    def _exit(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        start = options.get("start")
+        if self.exited or rounds:
+            complain(
+                "exit",
+                "the model has exits already" if self.exited else "a repeat would put in the exits again; move it out",
+            )
+        if start and start.plain() == "original" and (self.cut or self.factored):
+            complain(
+                "start",
+                "'start: original' would undo the pruning and factorizing before it; move this step before them",
+            )
+        self.exited = True
+        return set()
+
+    def _prune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        target = options["prune"].plain()
+        self.cut = True
+        if target == "word-embeddings" and self.factored:
+            complain("prune", "the word embeddings are already two factors; prune nothing from them")
+            return {"prune"}
+        if target == "layers" and rounds:
+            complain("prune", "a repeat would cut the listed layers again in each round; move it out")
+        return set()
+
+    def _factorize(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        self.factored = True
+        return set()
+
+    def _finetune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        when = options.get("when")
+        if (self.tuned or rounds) and (when is None or when.plain() == "untrained"):
+            complain("finetune", "the head is trained by now, so this step would be skipped; write 'when: always'")
+        self.tuned = True
+        return set()
+
+    def _teacher(self, key: str, options: Mapping[str, Node], complain: Complain) -> None:
+        name = options[key].plain() if key in options else None
+        if not isinstance(name, str) or name in self.saved or "/" in name or Path(name).exists():
+            return
+        saved = f"saved so far: {', '.join(self.saved)}" if self.saved else "none is saved so far"
+        complain(key, f"no earlier step saves '{name}' ({saved}); name one that does with 'save_as', or a model folder")
+
+    def _save(self, name: str, rounds: bool, complain: Complain) -> None:
+        if rounds:
+            complain("save_as", f"a repeat would save '{name}' again in each round; save it in a step after the repeat")
+        elif name in self.saved:
+            complain("save_as", f"an earlier step saves '{name}' already; choose another name")
+        self.saved.append(name)

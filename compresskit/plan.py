@@ -1,0 +1,209 @@
+"""A recipe resolved against one model: names become classes, fractions become counts, costs are foreseen. Needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import floor
+from typing import TypeAlias
+
+from compresskit.anatomy import UnitTarget
+from compresskit.checkpoint import Original
+from compresskit.cost import CONVENTIONS, flops, parameters
+from compresskit.edits import CutLayers, Shape
+from compresskit.errors import RecipeError
+from compresskit.recipe import Recipe
+from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Verb
+from compresskit.yaml_tree import Mistakes, Where
+
+Work: TypeAlias = "Finetune | Exit | Factorize | Distill | tuple[Prune, ...]"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One piece of work: done as a whole, committed as a whole.
+
+    Args:
+        work: the verb; neighbouring prunes are one piece, because they share one pass of scores.
+        shape: of the model once it is done.
+        iteration: inside a repeat, from 1; else 0.
+    """
+
+    work: Work
+    shape: Shape
+    iteration: int = 0
+
+    @property
+    def name(self) -> str:
+        """`prune`, `distill` ... as in folder names."""
+        verb = self.work[0] if isinstance(self.work, tuple) else self.work
+        return type(verb).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that will be done, and what it will leave.
+
+    Args:
+        recipe: what it was made from.
+        original: the model it was made for.
+        steps: in order; repeats are unrolled.
+    """
+
+    recipe: Recipe
+    original: Original
+    steps: tuple[Planned, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape that the model will have."""
+        return self.steps[-1].shape
+
+    def to_json(self, tokens: int = 128) -> dict[str, object]:
+        """Parameters and FLOPs of one example of `tokens` tokens at full depth, before and after, and their ratios."""
+        dims = self.original.dims
+        before, after = self.original.shape, self.shape
+        counts = {"original": parameters(dims, before), "planned": parameters(dims, after)}
+        costs = {"original": flops(dims, before, tokens), "planned": flops(dims, after, tokens)}
+        report: dict[str, object] = {key: {"parameters": counts[key], "flops": costs[key]} for key in counts}
+        report["reduction"] = {
+            "parameters": counts["original"] / counts["planned"],
+            "flops": {name: costs["original"][name] / costs["planned"][name] for name in CONVENTIONS},
+        }
+        return report
+
+
+def make_plan(recipe: Recipe, original: Original) -> Plan:
+    """Resolve a recipe against a model's config.
+
+    Raises:
+        RecipeError: a count is more than there is, nothing would be left, or exits miss the last layer; all of them at once.
+    """
+    planner = _Planner(original)
+    steps = tuple(planner.plan(recipe.steps))
+    if planner.wrong:
+        raise RecipeError(planner.wrong.listing(recipe.source))
+    return Plan(recipe, original, steps)
+
+
+class _Planner:
+    """Walks the recipe with the shape as it will be."""
+
+    def __init__(self, original: Original) -> None:
+        self.original = original
+        self.shape = original.shape
+        self.wrong = Mistakes()
+
+    def plan(self, verbs: Sequence[Verb]) -> Iterator[Planned]:
+        for piece in _joined(verbs):
+            if isinstance(piece, Repeat):
+                yield from self._repeat(piece)
+            else:
+                yield self._one(piece, self.shape, Fraction(1), 0)
+
+    def _repeat(self, repeat: Repeat) -> Iterator[Planned]:
+        start = self.shape
+        for iteration in range(1, repeat.times + 1):
+            for piece in _joined(repeat.steps):
+                assert not isinstance(piece, Repeat)
+                yield self._one(piece, start, Fraction(iteration, repeat.times), iteration)
+
+    def _one(self, work: Work, start: Shape, way: Fraction, iteration: int) -> Planned:
+        """The piece of work, with the shape moved `way` of the distance from `start` to its target."""
+        if isinstance(work, tuple):
+            for prune in work:
+                self._prune(prune, start, way)
+        elif isinstance(work, Factorize):
+            self._factorize(work, start, way)
+        elif isinstance(work, Exit):
+            self._exit(work)
+        return Planned(work, self.shape, iteration)
+
+    def _prune(self, prune: Prune, start: Shape, way: Fraction) -> None:
+        if prune.target == "layers":
+            self._prune_layers(prune)
+            return
+        target: UnitTarget = prune.target
+        layers = []
+        for index, layer in enumerate(self.shape.layers):
+            full = getattr(start.layers[index], target)
+            goal = self._count(prune, prune.keep, full, f"{target}")
+            layers.append(replace(layer, **{target: towards(full, goal, way)}))
+        self.shape = replace(self.shape, layers=tuple(layers))
+
+    def _prune_layers(self, prune: Prune) -> None:
+        keep = prune.keep
+        depth = len(self.shape.layers)
+        assert isinstance(keep, tuple)
+        if keep[-1] > depth:
+            self._mistake(prune, f"keep {keep[-1]} is not one of the {depth} layers; give numbers from 1 to {depth}")
+            return
+        self.shape = self.shape.after(CutLayers(tuple(number - 1 for number in keep)))
+
+    def _factorize(self, factorize: Factorize, start: Shape, way: Fraction) -> None:
+        full = self.original.dims.embedding
+        goal = self._count(factorize, factorize.rank, full, "rank of the word embedding's")
+        self.shape = replace(self.shape, rank=towards(start.rank or full, goal, way))
+
+    def _exit(self, exit_: Exit) -> None:
+        depth = len(self.shape.layers)
+        layers = tuple(range(1, depth + 1)) if exit_.layers == "all" else exit_.layers
+        if layers[-1] != depth:
+            self._mistake(
+                exit_, f"the last exit is after layer {layers[-1]}, but the model has {depth} layers; add {depth} to the list"
+            )
+        if exit_.start == "original":
+            self.shape = self.original.shape
+        self.shape = replace(self.shape, exits=layers, head=exit_.head, read_out=exit_.pooler == "keep")
+
+    def _count(self, verb: Prune | Factorize, amount: Amount | tuple[int, ...], full: int, what: str) -> int:
+        """A count, or a fraction of the full count rounded to the nearest."""
+        assert isinstance(amount, (int, Fraction))
+        option = "rank" if isinstance(verb, Factorize) else "keep"
+        if isinstance(amount, Fraction):
+            count = floor(amount * full + Fraction(1, 2))
+            if count < 1:
+                self._mistake(
+                    verb, f"{option} {amount} of {full} {what} leaves none; keep at least 1 of them (1/{full})"
+                )
+            return max(count, 1)
+        if amount > full:
+            self._mistake(verb, f"{option} {amount} is more than the {full} {what} there are; {option} at most {full}")
+        return min(amount, full)
+
+    def _mistake(self, verb: Verb, message: str) -> None:
+        self.wrong.add(Where(verb.line), f"{verb.label}: {message}")
+
+
+def towards(start: int, goal: int, way: Fraction) -> int:
+    """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF's schedule."""
+    return int(start - (start - goal) * way)
+
+
+def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
+    """Neighbouring prunes of units as one piece of work."""
+    waiting: list[Prune] = []
+    for verb in verbs:
+        if isinstance(verb, Prune) and verb.target != "layers" and (not waiting or _share_scores(verb, waiting[0])):
+            waiting.append(verb)
+            continue
+        if waiting:
+            yield tuple(waiting)
+            waiting = []
+        if isinstance(verb, Prune):
+            if verb.target == "layers":
+                yield (verb,)
+            else:
+                waiting = [verb]
+        else:
+            assert isinstance(verb, (Finetune, Exit, Factorize, Distill, Repeat))
+            yield verb
+    if waiting:
+        yield tuple(waiting)
+
+
+def _share_scores(one: Prune, other: Prune) -> bool:
+    """Whether two neighbouring prunes look at the same gradients."""
+    settings = ("teacher", "loss", "portion", "batch_size", "exits", "gradient_equilibrium")
+    return all(getattr(one, name) == getattr(other, name) for name in settings)
