@@ -1,0 +1,293 @@
+"""Reads and writes model folders: originals as they come, compressed ones as Hugging Face folders plus `compression.json`.
+
+Nothing here unpickles anything or runs code that came with a model. A folder is written beside its place and moved there when
+it is whole, so a full disk or a kill leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from compresskit.anatomy import Anatomy
+from compresskit.catalogue import load_catalogue
+from compresskit.config import CompressedConfig
+from compresskit.cost import Dims, dims_of, original_shape
+from compresskit.edits import Shape
+from compresskit.errors import CheckpointError
+from compresskit.modules import CompressedForSequenceClassification, wrap
+
+RECORD = "compression.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a model's config alone tells.
+
+    Args:
+        name: the folder or Hub id as the user gave it.
+        config: the config of the family (`BertConfig` ...), also for a compressed folder.
+        anatomy: where its parts are.
+        shape: its shape as it is given.
+    """
+
+    name: str
+    config: PreTrainedConfig
+    anatomy: Anatomy
+    shape: Shape
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes that edits do not change."""
+        return dims_of(self.anatomy, self.config)
+
+
+@dataclass
+class Checkpoint:
+    """A model ready to work on.
+
+    Args:
+        original: what its config tells.
+        model: wrapped; in eval mode, fp32.
+        tokenizer: its tokenizer.
+        head_trained: whether the classifier's weights were in the folder.
+        record: `compression.json`, for a folder that compresskit wrote.
+    """
+
+    original: Original
+    model: CompressedForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    head_trained: bool
+    record: dict[str, Any] | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits."""
+        names = self.model.config.id2label
+        return tuple(str(names[index]) for index in sorted(names))
+
+
+def read_original(name: str, labels: int | None = None) -> Original:
+    """Read a folder's or Hub model's config; no weights.
+
+    Args:
+        name: folder or Hub id.
+        labels: number of classes to plan for, where the model has no trained head yet.
+
+    Raises:
+        CheckpointError: there is no such model, or its config can't be read.
+        ArchitectureError: its `model_type` has no anatomy.
+    """
+    config = _read_config(name)
+    if isinstance(config, CompressedConfig):
+        anatomy = load_catalogue().anatomy(str(config.original.get("model_type")))
+        own = AutoConfig.for_model(**config.original)
+        shape = Shape.from_json(config.shape) if config.shape else original_shape(anatomy, own)
+        return Original(name, own, anatomy, shape)
+    anatomy = load_catalogue().anatomy(config.model_type)
+    if labels is not None:
+        config.num_labels = labels
+    return Original(name, config, anatomy, original_shape(anatomy, config))
+
+
+def load(name: str, labels: Sequence[str] | None = None, regression: bool = False) -> Checkpoint:
+    """Load an original or a compressed model with its tokenizer.
+
+    Args:
+        name: folder or Hub id.
+        labels: names of the classes for a new, untrained head; None takes the head that is there.
+        regression: whether the new head predicts one number.
+
+    Raises:
+        CheckpointError: missing, unreadable, pickled, or broken weights; the message says what to do.
+        ArchitectureError: its `model_type` has no anatomy.
+    """
+    original = read_original(name)
+    _refuse_pickles(name)
+    config = _read_config(name)
+    compressed = isinstance(config, CompressedConfig)
+    if labels is not None or regression:
+        _set_labels(config, labels or (), regression)
+    with quiet(), _readable(name):
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    model = loaded if compressed else wrap(loaded, original.anatomy)
+    missing = [f"network.{key}" for key in info["missing_keys"]]
+    head = tuple(f"network.{part}." for part in original.anatomy.read_out if not part.startswith(":"))
+    stray = [key for key in missing if not key.startswith(head)]
+    if stray and not compressed:
+        raise CheckpointError(
+            f"{name}: {len(stray)} weights are missing (first: {stray[0].removeprefix('network.')}); "
+            "use the whole checkpoint, or another one"
+        )
+    _refuse_nan(name, model)
+    return Checkpoint(original, model.eval(), tokenizer, not missing or compressed, read_record(name))
+
+
+def read_record(folder: str | Path) -> dict[str, Any] | None:
+    """`compression.json` of a folder that compresskit wrote, or None.
+
+    Raises:
+        CheckpointError: it is damaged or of a later format.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy the folder again") from error
+    if record.get("format", 0) > FORMAT:
+        raise CheckpointError(f"{path} has format {record['format']}, this version reads {FORMAT}; update compresskit")
+    return dict(record)
+
+
+def save(
+    model: CompressedForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    files: Mapping[str, str],
+) -> None:
+    """Write a model folder: weights, config, tokenizer and `files` (name to text), all or nothing.
+
+    Raises:
+        CheckpointError: the disk is full or the folder can't be written; what was there before is untouched.
+    """
+    with whole(folder) as beside:
+        model.sync_config()
+        with quiet():
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+        for name, text in files.items():
+            (beside / name).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder`'s files; they move into `folder` together once the block has ended well.
+
+    Raises:
+        CheckpointError: writing failed; `folder` is as it was.
+    """
+    scratch = folder.parent / f".{folder.name}.saving"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        if not folder.exists():
+            scratch.rename(folder)
+            return
+        for path in sorted(scratch.iterdir()):
+            path.replace(folder / path.name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CheckpointError(
+            f"could not save to {folder}: {reason}; what was there before is untouched, make room and run the command again"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model name means a folder here rather than a Hub id."""
+    return Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _read_config(name: str) -> PreTrainedConfig:
+    if is_folder(name):
+        if not Path(name).is_dir():
+            raise CheckpointError(
+                f"model folder {name} does not exist; give a folder with config.json and model.safetensors, or a Hub id"
+            )
+        if not (Path(name) / "config.json").is_file():
+            raise CheckpointError(f"model folder {name} has no config.json; give the folder that save_pretrained wrote")
+        try:
+            model_type = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{name}/config.json is not a JSON object; copy the model again") from error
+        if model_type != CompressedConfig.model_type:
+            load_catalogue().anatomy(str(model_type))
+    with quiet(), _readable(name):
+        return AutoConfig.from_pretrained(name)
+
+
+def _set_labels(config: PreTrainedConfig, labels: Sequence[str], regression: bool) -> None:
+    names = ["score"] if regression else list(labels)
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: index for index, label in enumerate(names)}
+    config.problem_type = "regression" if regression else "single_label_classification"
+
+
+def _refuse_pickles(name: str) -> None:
+    folder = Path(name)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"model folder {name} has its weights only as a pickle ({pickled[0]}), which can run code when opened; "
+            "convert it to model.safetensors where you trust it"
+        )
+    raise CheckpointError(f"model folder {name} has no model.safetensors; give the folder that save_pretrained wrote")
+
+
+def _refuse_nan(name: str, model: torch.nn.Module) -> None:
+    for path, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{name}: weight {path.removeprefix('network.')} holds NaN or infinity; "
+                "its training went wrong, use an earlier checkpoint"
+            )
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what transformers raises for an unreadable model into one sentence."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"{name}: model.safetensors is damaged ({error}); copy the model again") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        where = "" if is_folder(name) else " is not a folder here, and the Hub did not give it"
+        raise CheckpointError(f"model {name}{where}: {reason}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No load report and no bars from transformers: what matters of them becomes an error or a field."""
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

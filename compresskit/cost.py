@@ -1,0 +1,302 @@
+"""What a shape costs: parameters and FLOPs, from arithmetic on sizes alone. No weights are needed.
+
+Counters that watch a model run disagree with one another about attention, so the formulas are our own and the tests
+compare them with the counters. `CONVENTIONS` names the ways in which the literature counts FLOPs; a ratio has a meaning
+only within one convention and at a stated number of tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
+
+from compresskit.edits import LayerShape, Shape
+from compresskit.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+    from transformers.configuration_utils import PreTrainedConfig
+
+    from compresskit.anatomy import Anatomy
+
+Convention: TypeAlias = Literal["macs_lin", "macs_all", "flops_lin", "flops_all", "torch110"]
+"""How operations are counted, for one example.
+
+- `macs_lin`: multiply-accumulates in the weight matrices of the embeddings and layers; heads that answer are left out.
+- `macs_all`: the same and the two attention products, queries by keys and attention by values.
+- `flops_lin`, `flops_all`: two FLOPs for each of those multiply-accumulates.
+- `torch110`: what the profiler of PyTorch 1.10 counted, and so what COST-EFF (Shen et al. 2022) prints: two FLOPs for
+  each multiply-accumulate in weight matrices, heads included, and one for each addition of embeddings, residuals and
+  attention mask. Attention products are not in it. Every family is charged the additions of BERT.
+"""
+
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The sizes of an original that no edit changes, and its counts of layers, heads and neurons as given.
+
+    Args:
+        vocabulary, positions, types: rows of the three embedding tables; 0 types where the family has no such table.
+        hidden: width of the hidden states.
+        embedding: width of the embedding tables; where it is not `hidden`, a linear layer joins them.
+        head_size: entries of one attention head.
+        classes: number of logits.
+        layers, heads, neurons: of the original; heads and neurons are per layer.
+    """
+
+    vocabulary: int
+    positions: int
+    types: int
+    hidden: int
+    embedding: int
+    head_size: int
+    classes: int
+    layers: int
+    heads: int
+    neurons: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row of a cost table.
+
+    Args:
+        part: `word embeddings`, `other embeddings`, `attention`, `ffn`, `exits` or `read-out`.
+        layer: 1-based number of the layer that it belongs to, or None.
+        parameters: how many.
+        macs: multiply-accumulates for one example at full depth, attention products and heads included.
+        share: of the model's parameters, between 0 and 1.
+    """
+
+    part: str
+    layer: int | None
+    parameters: int
+    macs: int
+    share: float
+
+    @property
+    def name(self) -> str:
+        """`layer 3 attention`."""
+        return self.part if self.layer is None else f"layer {self.layer} {self.part}"
+
+
+def dims_of(anatomy: Anatomy, config: PreTrainedConfig) -> Dims:
+    """The sizes that a config asks for.
+
+    Raises:
+        ArchitectureError: the config lacks a size that the anatomy names, or its heads don't divide its hidden size.
+    """
+    hidden, heads = _size(anatomy, config, anatomy.hidden_size), _size(anatomy, config, anatomy.head_total)
+    if heads < 1 or hidden % heads:
+        raise ArchitectureError(
+            f"a hidden size of {hidden} can't be split over {heads} heads; correct "
+            f"'{anatomy.hidden_size}' or '{anatomy.head_total}' in the model's config.json"
+        )
+    return Dims(
+        vocabulary=_size(anatomy, config, "vocab_size"),
+        positions=_size(anatomy, config, "max_position_embeddings"),
+        types=int(getattr(config, "type_vocab_size", 0)),
+        hidden=hidden,
+        embedding=_size(anatomy, config, anatomy.embedding_size),
+        head_size=hidden // heads,
+        classes=_size(anatomy, config, "num_labels"),
+        layers=_size(anatomy, config, anatomy.layer_total),
+        heads=heads,
+        neurons=_size(anatomy, config, anatomy.neuron_total),
+    )
+
+
+def original_shape(anatomy: Anatomy, config: PreTrainedConfig) -> Shape:
+    """The shape that a config asks for, before any edit.
+
+    Raises:
+        ArchitectureError: as `dims_of`.
+    """
+    dims = dims_of(anatomy, config)
+    return Shape((LayerShape(dims.heads, dims.neurons),) * dims.layers)
+
+
+def parameters(dims: Dims, shape: Shape) -> int:
+    """How many parameters a model of that shape has."""
+    return sum(block.parameters for block in by_block(dims, shape))
+
+
+def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
+    """Where the parameters and the work are, from the embeddings to the read-out, in the order in which they run."""
+    norm, exits = 2 * dims.embedding, len(_own_heads(shape))
+    tables = (dims.positions + dims.types) * dims.embedding + norm + _project_parameters(dims)
+    rows: list[tuple[str, int | None, int, int]] = [
+        ("word embeddings", None, _word_parameters(dims, shape), _factor_macs(dims, shape, tokens)),
+        ("other embeddings", None, tables, _project_macs(dims, tokens)),
+    ]
+    for number, layer in enumerate(shape.layers, start=1):
+        products = _product_macs(dims, layer, tokens)
+        attention = _attention_parameters(dims, layer)
+        rows.append(("attention", number, attention, _attention_macs(dims, layer, tokens) + products))
+        rows.append(("ffn", number, _ffn_parameters(dims, layer), _ffn_macs(dims, layer, tokens)))
+    if exits:
+        rows.append(("exits", None, exits * _linear(dims.hidden, dims.classes), exits * _head_macs(dims)))
+    if shape.read_out:
+        read_out = _linear(dims.hidden, dims.hidden) + _linear(dims.hidden, dims.classes)
+        rows.append(("read-out", None, read_out, _read_out_macs(dims)))
+    total = sum(row[2] for row in rows)
+    return tuple(Block(*row, share=row[2] / total) for row in rows)
+
+
+def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) -> dict[Convention, float]:
+    """The cost of one example of `tokens` tokens, under every convention.
+
+    Args:
+        dims: sizes of the original.
+        shape: of the model.
+        tokens: padding included, because padding is computed too.
+        exit: 1-based layer at which the example leaves; the heads asked on the way are paid for. None for full depth.
+
+    Raises:
+        ValueError: no example can leave at `exit`.
+    """
+    depth = len(shape.layers)
+    last = depth if exit is None else exit
+    if last != depth and last not in shape.exits:
+        raise ValueError(f"no example leaves at layer {last}; exits: {[*shape.exits] or depth}")
+    reached = shape.layers[:last]
+    weights = _factor_macs(dims, shape, tokens) + _project_macs(dims, tokens)
+    weights += sum(_attention_macs(dims, layer, tokens) + _ffn_macs(dims, layer, tokens) for layer in reached)
+    products = sum(_product_macs(dims, layer, tokens) for layer in reached)
+    heads = sum(_head_macs(dims) for number in _own_heads(shape) if number <= last)
+    if shape.read_out and last == depth:
+        heads += _read_out_macs(dims)
+    additions = 2 * tokens * dims.embedding
+    additions += sum(2 * tokens * dims.hidden + layer.heads * tokens**2 for layer in reached)
+    return {
+        "macs_lin": weights,
+        "macs_all": weights + products,
+        "flops_lin": 2 * weights,
+        "flops_all": 2 * (weights + products),
+        "torch110": 2 * (weights + heads) + additions,
+    }
+
+
+def expected_flops(
+    dims: Dims, shape: Shape, histogram: Mapping[int, int | float], tokens: int = 128
+) -> dict[Convention, float]:
+    """The mean cost of an example, given how many (or what part) of the examples left at each layer.
+
+    Raises:
+        ValueError: the histogram is empty, or names a layer at which no example can leave.
+    """
+    examples = sum(histogram.values())
+    if not examples:
+        raise ValueError("an empty exit histogram has no mean cost")
+    costs = [(count / examples, flops(dims, shape, tokens, number)) for number, count in histogram.items()]
+    return {convention: sum(part * cost[convention] for part, cost in costs) for convention in CONVENTIONS}
+
+
+def count(model: nn.Module) -> int:
+    """How many parameters a real model has; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def ptflops_macs(model: PreTrainedModel, tokens: int) -> int:
+    """What ptflops counts for one example, to check the formulas against.
+
+    It adds one operation per bias entry and position to the weight matrices, and sees attention products only where
+    attention is `eager`.
+
+    Raises:
+        RuntimeError: ptflops could not run the model.
+    """
+    import torch
+    from ptflops import get_model_complexity_info
+
+    # ptflops leaves hooks behind on the model that it counts, so it gets a copy.
+    watched = copy.deepcopy(model)
+    device = next(watched.parameters()).device
+
+    def inputs(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.ones(1, *shape, dtype=torch.long, device=device)}
+
+    with torch.no_grad():
+        macs, _ = get_model_complexity_info(
+            watched,
+            (tokens,),
+            as_strings=False,
+            print_per_layer_stat=False,
+            input_constructor=inputs,
+            backend="aten",
+            ost=io.StringIO(),
+        )
+    if macs is None:
+        raise RuntimeError(f"ptflops could not run {type(model).__name__} on {tokens} tokens")
+    return cast("int", macs)
+
+
+def _size(anatomy: Anatomy, config: PreTrainedConfig, name: str) -> int:
+    value = getattr(config, name, None)
+    if not isinstance(value, int):
+        raise ArchitectureError(f"the config of this {anatomy.model_type} model has no '{name}'; add it to config.json")
+    return value
+
+
+def _own_heads(shape: Shape) -> tuple[int, ...]:
+    """Layers that have an exit head; where the read-out stays, it answers at the last layer instead."""
+    return tuple(number for number in shape.exits if not (shape.read_out and number == len(shape.layers)))
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _word_parameters(dims: Dims, shape: Shape) -> int:
+    if shape.rank is None:
+        return dims.vocabulary * dims.embedding
+    return (dims.vocabulary + dims.embedding) * shape.rank
+
+
+def _factor_macs(dims: Dims, shape: Shape, tokens: int) -> int:
+    """The second factor is a matrix product; a table look-up costs nothing."""
+    return tokens * (shape.rank or 0) * dims.embedding
+
+
+def _project_parameters(dims: Dims) -> int:
+    return 0 if dims.embedding == dims.hidden else _linear(dims.embedding, dims.hidden)
+
+
+def _project_macs(dims: Dims, tokens: int) -> int:
+    return 0 if dims.embedding == dims.hidden else tokens * dims.embedding * dims.hidden
+
+
+def _attention_parameters(dims: Dims, layer: LayerShape) -> int:
+    inner = layer.heads * dims.head_size
+    return 3 * _linear(dims.hidden, inner) + _linear(inner, dims.hidden) + 2 * dims.hidden
+
+
+def _attention_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
+    return 4 * tokens * dims.hidden * layer.heads * dims.head_size
+
+
+def _product_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
+    return 2 * tokens**2 * layer.heads * dims.head_size
+
+
+def _ffn_parameters(dims: Dims, layer: LayerShape) -> int:
+    return _linear(dims.hidden, layer.neurons) + _linear(layer.neurons, dims.hidden) + 2 * dims.hidden
+
+
+def _ffn_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
+    return 2 * tokens * dims.hidden * layer.neurons
+
+
+def _head_macs(dims: Dims) -> int:
+    return dims.hidden * dims.classes
+
+
+def _read_out_macs(dims: Dims) -> int:
+    """A dense layer as wide as the hidden states, then the classifier, on one token; so in every family supported."""
+    return dims.hidden**2 + dims.hidden * dims.classes

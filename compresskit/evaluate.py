@@ -1,0 +1,259 @@
+"""How well a model answers: at every exit, and at every threshold that its examples might leave by.
+
+One pass at full depth gives the logits of all exits. Where each example would leave is worked out from them with the
+model's own exit policy; batched inference that stops early gives the same answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from compresskit.batches import Collate, Encoded, batches
+from compresskit.catalogue import options_of
+from compresskit.cost import Convention, Dims, dims_of, expected_flops, flops, original_shape
+from compresskit.edits import Shape
+from compresskit.interfaces import ExitPolicy, ExitTrail
+from compresskit.labels import Task
+from compresskit.metrics import confusion, predictions, score
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.report import Milliseconds
+from compresskit.run import Run
+from compresskit.speed import time_models
+
+BATCH = 32
+TOKENS = 128
+CONVENTION: Convention = "flops_all"
+THRESHOLDS_TWO = (0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
+THRESHOLDS_MORE = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
+"""Thresholds of the sweep for two and for more classes, in nats (Shen et al. 2022, released code)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What leaving early comes to at one threshold.
+
+    Args:
+        threshold: of the policy, or None for a policy without one.
+        value: of the task's metric.
+        metrics: all of them.
+        histogram: how many examples left at each exit, by 1-based layer.
+        flops_reduction: FLOPs of the original at full depth over the mean FLOPs of this model.
+        flops_reduction_real: the same at the mean real length, not at the stated one.
+        confusion: as `Evaluation.confusion`.
+    """
+
+    threshold: float | None
+    value: float
+    metrics: Mapping[str, float]
+    histogram: Mapping[int, int]
+    flops_reduction: float
+    flops_reduction_real: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def mean_exit(self) -> float:
+        """Mean number of the layer at which examples left."""
+        return sum(layer * count for layer, count in self.histogram.items()) / sum(self.histogram.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """One row of the sweep."""
+        return {
+            "threshold": self.threshold,
+            "value": self.value,
+            **self.metrics,
+            "mean_exit": self.mean_exit,
+            "flops_reduction": self.flops_reduction,
+            "flops_reduction_at_mean_length": self.flops_reduction_real,
+            "histogram": {str(layer): count for layer, count in self.histogram.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`.
+
+    Args:
+        task: kind, labels and metric.
+        rows: how many there were.
+        mean_tokens: of a row, without padding.
+        per_exit: all metrics by 1-based layer, as if every example left there.
+        sweep: one point per threshold.
+        policy: in the form of the config, or None where nobody leaves early.
+        own: the point at the policy as it is, or None.
+        confusion: at the last exit: rows of each class (outer) that were taken for each class (inner).
+        milliseconds: measured on these rows, or empty.
+    """
+
+    task: Task
+    rows: int
+    mean_tokens: float
+    per_exit: Mapping[int, Mapping[str, float]]
+    sweep: tuple[Point, ...]
+    policy: Mapping[str, Any] | None
+    own: Point | None
+    confusion: tuple[tuple[int, ...], ...]
+    milliseconds: tuple[Milliseconds, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The task's metric at the last exit."""
+        return self.per_exit[max(self.per_exit)][self.task.metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `compresskit evaluate --json` prints."""
+        own = None if self.own is None else {"policy": self.policy, **self.own.to_json()}
+        return {
+            "metric": self.task.metric,
+            "value": self.value,
+            "rows": self.rows,
+            "per_exit": [{"exit": number, **metrics} for number, metrics in self.per_exit.items()],
+            "sweep": [point.to_json() for point in self.sweep],
+            "operating_point": own,
+            "convention": CONVENTION,
+            "tokens": TOKENS,
+            "mean_tokens": self.mean_tokens,
+            "labels": list(self.task.labels),
+            "confusion": {
+                "last_exit": [list(row) for row in self.confusion],
+                "operating_point": [list(row) for row in self.own.confusion] if self.own else None,
+            },
+            "milliseconds": [dataclasses.asdict(time) for time in self.milliseconds],
+        }
+
+
+def evaluate(
+    model: CompressedForSequenceClassification,
+    rows: Encoded,
+    collate: Collate,
+    task: Task,
+    run: Run,
+    thresholds: Sequence[float] | None = None,
+    latency: bool = True,
+) -> Evaluation:
+    """Answer every row at every exit, and see what each threshold would have made of it.
+
+    Args:
+        model: on `run.device`.
+        rows, collate: the evaluation data; at least one row.
+        task: what the labels mean.
+        thresholds: of the sweep; those of the paper where None. A policy without a field `threshold`, and a
+            regression, are seen at the policy as it is.
+        latency: also measure milliseconds.
+    """
+    logits = exit_logits(model, rows, collate, run)
+    labels = rows.labels[list(rows.rows)]
+    said = {number: predictions(task, answer) for number, answer in logits.items()}
+    policy = model.policy if model.shape.exits else None
+    mean_tokens = sum(rows.lengths) / len(rows)
+    costs = _Costs.of(model, max(round(mean_tokens), 1))
+    points = [
+        _point(variant, logits, labels, task, costs)
+        for variant in ([policy, *_variants(policy, task, thresholds)] if policy else [])
+    ]
+    last = max(logits)
+    return Evaluation(
+        task=task,
+        rows=len(rows),
+        mean_tokens=mean_tokens,
+        per_exit={number: score(task, predicted, labels) for number, predicted in said.items()},
+        sweep=tuple(points[1:]),
+        policy={"by": policy.name, **options_of(type(policy)).dump_python(policy, mode="json")} if policy else None,
+        own=points[0] if points else None,
+        confusion=confusion(task, said[last], labels),
+        milliseconds=time_models(model, rows, collate, run)[1] if latency else (),
+    )
+
+
+def exit_logits(
+    model: CompressedForSequenceClassification, rows: Encoded, collate: Collate, run: Run
+) -> dict[int, Tensor]:
+    """Logits (rows, outputs) of every exit in fp32 on the processor, by 1-based layer, in the order of the rows."""
+    found: dict[int, Tensor] = {}
+    was = model.training
+    model.eval()
+    order = batches(rows, BATCH, "length")
+    with run.progress.task("evaluating", len(order)) as task, torch.inference_mode():
+        for positions in order:
+            batch = collate([rows[position] for position in positions])
+            inputs = {name: batch[name].to(model.device) for name in model.input_names if name in batch}
+            with run.autocast():
+                trace = model.trace(inputs)
+            for number, answer in trace.logits.items():
+                table = found.setdefault(number, torch.empty(len(rows), answer.shape[-1]))
+                table[positions] = answer.float().cpu()
+            task.advance()
+    model.train(was)
+    return found
+
+
+def simulate(policy: ExitPolicy, logits: Mapping[int, Tensor], depth: int) -> Tensor:
+    """Where each example leaves, (rows,) 1-based layers.
+
+    Args:
+        policy: asked at each exit but the last about those still there.
+        logits: (rows, outputs) of every exit, by layer; the last at `depth`.
+        depth: number of layers.
+    """
+    exits = sorted(logits)
+    alive = torch.arange(len(logits[depth]))
+    left = torch.full_like(alive, depth)
+    for met in range(1, len(exits)):
+        history = tuple(logits[number][alive] for number in exits[:met])
+        leave = policy.leave(ExitTrail(history, tuple(exits[:met]), depth))
+        left[alive[leave]] = exits[met - 1]
+        alive = alive[~leave]
+        if not len(alive):
+            break
+    return left
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """FLOPs of the original at full depth over those of the model, at two lengths."""
+
+    dims: Dims
+    before: Shape
+    shape: Shape
+    real: int
+
+    @staticmethod
+    def of(model: CompressedForSequenceClassification, real: int) -> _Costs:
+        config = model.network.config
+        return _Costs(dims_of(model.anatomy, config), original_shape(model.anatomy, config), model.shape, real)
+
+    def reduction(self, histogram: Mapping[int, int], tokens: int) -> float:
+        whole = flops(self.dims, self.before, tokens)[CONVENTION]
+        return whole / expected_flops(self.dims, self.shape, histogram, tokens)[CONVENTION]
+
+
+def _variants(policy: ExitPolicy, task: Task, thresholds: Sequence[float] | None) -> list[ExitPolicy]:
+    if task.kind == "regression" or "threshold" not in (field.name for field in dataclasses.fields(cast(Any, policy))):
+        return [policy]
+    if thresholds is None:
+        thresholds = THRESHOLDS_TWO if task.num_labels == 2 else THRESHOLDS_MORE
+    return [cast(ExitPolicy, dataclasses.replace(cast(Any, policy), threshold=threshold)) for threshold in thresholds]
+
+
+def _point(policy: ExitPolicy, logits: Mapping[int, Tensor], labels: Tensor, task: Task, costs: _Costs) -> Point:
+    left = simulate(policy, logits, max(logits))
+    answers = logits[max(logits)].clone()
+    for number, answer in logits.items():
+        answers[left == number] = answer[left == number]
+    said = predictions(task, answers)
+    metrics = score(task, said, labels)
+    histogram = {number: int((left == number).sum()) for number in logits}
+    return Point(
+        threshold=getattr(policy, "threshold", None),
+        value=metrics[task.metric],
+        metrics=metrics,
+        histogram=histogram,
+        flops_reduction=costs.reduction(histogram, TOKENS),
+        flops_reduction_real=costs.reduction(histogram, costs.real),
+        confusion=confusion(task, said, labels),
+    )

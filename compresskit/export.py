@@ -1,0 +1,134 @@
+"""Writes a compressed model as a plain checkpoint of its original `model_type`, for tools without compresskit.
+
+What was cut comes back as zeros: heads and neurons that add nothing, so the function is the same, and size and speed
+are the original's. Only layers that were cut stay away. Early exits are lost: the last exit answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from compresskit.anatomy import Anatomy, find
+from compresskit.checkpoint import Checkpoint, whole
+from compresskit.errors import CheckpointError
+from compresskit.modules import CompressedForSequenceClassification, ExitHead
+from compresskit.surgery import word_embedding
+
+NOTE = "no speed gain: what was cut is filled with zeros, so size and speed are the original's"
+
+
+def export(checkpoint: Checkpoint, out: Path, format: Literal["stock"] = "stock") -> None:  # noqa: A002
+    """Write the model's function at its last exit in another format.
+
+    Args:
+        checkpoint: what to export.
+        out: a new or empty folder.
+        format: `stock`, a checkpoint that transformers loads without compresskit.
+
+    Raises:
+        CheckpointError: the family's read-out can't express the last exit, `out` has something in it, or writing
+            failed.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} is not an empty folder; name a new one with --out")
+    assert format == "stock"
+    network = stock(checkpoint.model, checkpoint.original.name)
+    with whole(out) as beside:
+        network.save_pretrained(beside)
+        checkpoint.tokenizer.save_pretrained(beside)
+        (beside / "README.md").write_text(_card(checkpoint, network), encoding="utf-8")
+
+
+def stock(model: CompressedForSequenceClassification, name: str = "the model") -> PreTrainedModel:
+    """The family's own `...ForSequenceClassification` with the logits of the model's last exit, in eval mode.
+
+    Raises:
+        CheckpointError: the family's read-out can't express the last exit.
+    """
+    anatomy = model.anatomy
+    if not model.shape.read_out:
+        _check_exit(model, name)
+    network: PreTrainedModel = AutoModelForSequenceClassification.from_config(_config(model))
+    weights = model.network.state_dict()
+    factors = f"{anatomy.word_embeddings}."
+    weights = {key: weight for key, weight in weights.items() if not key.startswith(factors)}
+    weights[f"{factors}weight"] = word_embedding(model)
+    with torch.no_grad():
+        for key, target in network.state_dict().items():
+            if key in weights:
+                _fill(target, weights[key])
+            else:
+                assert key.startswith(tuple(f"{part}." for part in anatomy.read_out))
+        if not model.shape.read_out:
+            _express(network, anatomy, model.exits[str(model.depth)])
+    return network.to(dtype=weights[f"{factors}weight"].dtype).eval()
+
+
+def _check_exit(model: CompressedForSequenceClassification, name: str) -> None:
+    family = model.anatomy.model_type
+    if model.shape.head == "mean-tanh":
+        reason = f"averages all tokens (head: mean-tanh), and the read-out of {family} sees the first token only"
+    elif model.anatomy.stock is None:
+        reason = f"applies tanh to the first token itself, which the read-out of {family} can't express"
+    else:
+        return
+    raise CheckpointError(
+        f"{name}: its last exit {reason}; compress it again with 'pooler: keep' in the recipe's exit step to export it"
+    )
+
+
+def _config(model: CompressedForSequenceClassification) -> PreTrainedConfig:
+    config = AutoConfig.for_model(**model.config.original)
+    setattr(config, model.anatomy.layer_total, model.depth)
+    config.id2label = dict(model.config.id2label)
+    config.label2id = dict(model.config.label2id)
+    config.problem_type = model.config.problem_type
+    return config
+
+
+def _fill(target: Tensor, weight: Tensor) -> None:
+    """Put a weight in the leading corner of zeros.
+
+    The units that stayed come first and the zeros stand for those that were cut: a head whose values are zero, and a
+    neuron that no output reads, add nothing.
+    """
+    assert all(small <= large for small, large in zip(weight.shape, target.shape, strict=True))
+    target.zero_()
+    target[tuple(slice(size) for size in weight.shape)] = weight
+
+
+def _express(network: PreTrainedModel, anatomy: Anatomy, head: nn.Module) -> None:
+    """linear(tanh(first token)) as linear(tanh(identity(first token)))."""
+    assert isinstance(head, ExitHead)
+    assert anatomy.stock is not None
+    dense, linear = (find(network, path) for path in anatomy.stock)
+    assert isinstance(dense, nn.Linear)
+    assert isinstance(linear, nn.Linear)
+    nn.init.eye_(dense.weight)
+    nn.init.zeros_(dense.bias)
+    linear.load_state_dict(head.classifier.state_dict())
+
+
+def _card(checkpoint: Checkpoint, network: PreTrainedModel) -> str:
+    title = f"{Path(checkpoint.original.name).name}, as a plain {network.config.model_type} checkpoint"
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: text-classification",
+            "tags:",
+            "- compresskit",
+            "---",
+            "",
+            f"# {title}",
+            "",
+            "Written by `compresskit export --format stock` for tools that can't load the compressed model. It gives",
+            f"the logits of the compressed model's last exit, with {NOTE}.",
+            "",
+        ]
+    )

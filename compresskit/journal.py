@@ -1,0 +1,190 @@
+"""What has been done in an output folder, step by step, so that a run that was stopped goes on where it was.
+
+Each finished step is a folder `steps/NN-name`: a whole model and `step.json` with a digest of everything the step's result depends
+on. Steps inside a repeat keep their weights only until the next one is done; their record stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compresskit.checkpoint import save
+from compresskit.edits import Edit, edit_from_json, edit_to_json
+from compresskit.errors import CompresskitError
+from compresskit.modules import CompressedForSequenceClassification
+
+STEP = "step.json"
+RUN = "run.json"
+WEIGHTS = "model.safetensors"
+
+
+def digest(*parts: object) -> str:
+    """A short fingerprint of JSON-able things."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished step.
+
+    Args:
+        number, name: as in its folder's name.
+        digest: of the recipe so far, the model, the data, the seed and the version.
+        edits: that this step performed.
+        saved: folders (relative to the output) of the models saved by name so far.
+        seconds: of training in this step.
+        skipped: whether there was nothing to do.
+    """
+
+    number: int
+    name: str
+    digest: str
+    edits: tuple[Edit, ...] = ()
+    saved: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    skipped: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Relative to the output folder."""
+        return f"steps/{self.number:02d}-{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As `step.json` holds it."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "digest": self.digest,
+            "edits": [edit_to_json(edit) for edit in self.edits],
+            "saved": dict(self.saved),
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Entry:
+        """Read what `to_json` wrote."""
+        edits = tuple(edit_from_json(edit) for edit in data["edits"])
+        rest = {key: value for key, value in data.items() if key != "edits"}
+        return Entry(edits=edits, **rest)
+
+
+@dataclass
+class Journal:
+    """The steps of one output folder.
+
+    Args:
+        out: the output folder.
+        digests: of all the steps of the plan, in order.
+        names: of all the steps of the plan, in order.
+        kept: whether each step's weights stay after the next one is done.
+    """
+
+    out: Path
+    digests: Sequence[str]
+    names: Sequence[str]
+    kept: Sequence[bool]
+
+    @property
+    def whole(self) -> str:
+        """Digest of the whole run."""
+        return self.digests[-1]
+
+    def open(self, reuse: Path | None) -> list[Entry]:
+        """The steps that are done already, up to the last one whose weights are there. Makes the folder where it is new.
+
+        Args:
+            reuse: another output folder; its first steps are taken over where they are the same.
+
+        Raises:
+            CompresskitError: the folder holds something else.
+        """
+        self._claim()
+        if reuse is not None:
+            self._adopt(reuse)
+        done = _entries(self.out, self.digests, self.names)
+        while done and not (self.out / done[-1].folder / WEIGHTS).is_file():
+            done.pop()
+        for stray in sorted((self.out / "steps").glob("[0-9]*")):
+            if stray.name not in {Path(entry.folder).name for entry in done}:
+                shutil.rmtree(stray)
+        return done
+
+    def commit(self, entry: Entry, model: CompressedForSequenceClassification, tokenizer: Any) -> None:
+        """Write a finished step, whole or not at all, and drop weights that nothing will ask for again."""
+        text = json.dumps(entry.to_json(), indent=1)
+        save(model, tokenizer, self.out / entry.folder, {STEP: text})
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        before = entry.number - 2
+        if before >= 0 and not self.kept[before]:
+            (self.out / "steps" / f"{before + 1:02d}-{self.names[before]}" / WEIGHTS).unlink(missing_ok=True)
+
+    @property
+    def scratch(self) -> Path:
+        """Where the Trainer's checkpoints of the step under way are."""
+        return self.out / "steps" / "training"
+
+    def _claim(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise CompresskitError(f"--out {self.out} is a file; give a folder")
+        inside = sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else []
+        record = self.out / RUN
+        if record.is_file():
+            if json.loads(record.read_text(encoding="utf-8")).get("digest") != self.whole:
+                raise CompresskitError(
+                    f"--out {self.out} holds another run (its recipe, model, data, seed or version differs); "
+                    f"give a new folder, with --reuse {self.out} to take over the steps that are the same"
+                )
+            return
+        if inside:
+            raise CompresskitError(
+                f"--out {self.out} is not empty and was not written by compresskit apply ({inside[0]} is in it); "
+                "give a new or empty folder"
+            )
+        (self.out / "steps").mkdir(parents=True, exist_ok=True)
+        scratch = self.out / f".{RUN}"
+        scratch.write_text(json.dumps({"digest": self.whole}), encoding="utf-8")
+        scratch.replace(record)
+
+    def _adopt(self, other: Path) -> None:
+        """Link in the steps of another output folder that are the same as ours."""
+        theirs = _entries(other, self.digests, self.names)
+        while theirs and not (other / theirs[-1].folder / WEIGHTS).is_file():
+            theirs.pop()
+        for entry in theirs:
+            target = self.out / entry.folder
+            if not (target / STEP).is_file():
+                shutil.rmtree(target, ignore_errors=True)
+                beside = target.with_name(f".{target.name}.linking")
+                shutil.rmtree(beside, ignore_errors=True)
+                shutil.copytree(other / entry.folder, beside, copy_function=_link)
+                beside.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _entries(out: Path, digests: Sequence[str], names: Sequence[str]) -> list[Entry]:
+    """Finished steps from the first on, as far as their digests are the expected ones."""
+    found = []
+    for number, (expected, name) in enumerate(zip(digests, names, strict=True), start=1):
+        path = out / "steps" / f"{number:02d}-{name}" / STEP
+        if not path.is_file():
+            break
+        entry = Entry.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if entry.digest != expected:
+            break
+        found.append(entry)
+    return found

@@ -1,0 +1,1 @@
+"""Running models: how fast they answer."""

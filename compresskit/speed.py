@@ -1,0 +1,116 @@
+"""Milliseconds per example on real rows, with and without leaving early, and beside another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compresskit.batches import Collate, Encoded
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.report import Milliseconds
+from compresskit.run import Run
+from compresskit.runtime.latency import Timing, compare, milliseconds, processor
+
+SAMPLES: Mapping[int, int] = {1: 32, 32: 64}
+"""Rows that are timed, by batch size: at equal distances over all rows, again from the first where there are fewer."""
+
+FULL, EARLY = "full depth", "leaving early"
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Batches of one size, in the order of the rows, as a server would meet them."""
+
+    size: int
+    batches: tuple[dict[str, Tensor], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Mean length of a row with its padding."""
+        return round(sum(batch["input_ids"].shape[1] for batch in self.batches) / len(self.batches))
+
+
+def time_models(
+    model: CompressedForSequenceClassification,
+    rows: Encoded,
+    collate: Collate,
+    run: Run,
+    original: CompressedForSequenceClassification | None = None,
+) -> tuple[tuple[Milliseconds, ...], tuple[Milliseconds, ...]]:
+    """Times at each batch size of `SAMPLES`: of the original at full depth (if given), and of the model.
+
+    The model is timed at full depth and, where it has exits and a policy, leaving early. What is to be compared runs in
+    turns on the same batches.
+    """
+    before: list[Milliseconds] = []
+    after: list[Milliseconds] = []
+    leaves = model.policy is not None and bool(model.shape.exits)
+    full, early = _call(model, run, early=False), _call(model, run, early=True)
+    with run.progress.task("measuring speed", len(SAMPLES)) as task, _eval_mode(model):
+        for size in SAMPLES:
+            sample = _sample(rows, collate, size, model.device)
+            if original is not None:
+                pair = compare(_call(original, run, early=False), full, sample.batches)
+                before.append(_record(FULL, pair.a, sample, run))
+                after.append(_record(FULL, pair.b, sample, run))
+            if leaves:
+                pair = compare(full, early, sample.batches)
+                after += [_record(FULL, pair.a, sample, run)] if original is None else []
+                after.append(_record(EARLY, pair.b, sample, run))
+            elif original is None:
+                after.append(_record(FULL, milliseconds(full, sample.batches), sample, run))
+            task.advance()
+    return tuple(before), tuple(after)
+
+
+@contextmanager
+def _eval_mode(model: CompressedForSequenceClassification) -> Iterator[None]:
+    was = model.training, model.leave_early
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was[0])
+        model.leave_early = was[1]
+
+
+def _sample(rows: Encoded, collate: Collate, size: int, device: torch.device) -> _Sample:
+    count = SAMPLES[size]
+    positions = [index * len(rows) // count if len(rows) >= count else index % len(rows) for index in range(count)]
+    batches = tuple(
+        {
+            name: tensor.to(device)
+            for name, tensor in collate([rows[at] for at in positions[start : start + size]]).items()
+        }
+        for start in range(0, count, size)
+    )
+    return _Sample(size, batches)
+
+
+def _call(
+    model: CompressedForSequenceClassification, run: Run, early: bool
+) -> Callable[[Mapping[str, Tensor]], object]:
+    def call(batch: Mapping[str, Tensor]) -> object:
+        model.leave_early = early
+        with run.autocast():
+            return model(**{name: batch[name] for name in model.input_names if name in batch})
+
+    return call
+
+
+def _record(label: str, timing: Timing, sample: _Sample, run: Run) -> Milliseconds:
+    return Milliseconds(
+        label,
+        sample.size,
+        sample.tokens,
+        timing.median,
+        timing.low,
+        timing.high,
+        processor(run.device),
+        torch.get_num_threads(),
+        "bfloat16" if run.bf16 else "float32",
+    )

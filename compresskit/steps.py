@@ -1,0 +1,219 @@
+"""The verbs: what finetune, exit, prune, factorize and distill do to the model. Strategies decide, surgery cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Generator
+
+from compresskit.anatomy import groups
+from compresskit.batches import Collate, Encoded
+from compresskit.catalogue import load_catalogue, options_of
+from compresskit.checkpoint import Checkpoint, load
+from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
+from compresskit.errors import DataError, PluginError
+from compresskit.interfaces import Distiller, Pruner
+from compresskit.losses import Losses, needs_hidden
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.plan import Planned
+from compresskit.run import Run
+from compresskit.scoring import ScoreContext, Scoring
+from compresskit.surgery import perform, word_embedding
+from compresskit.teachers import Teacher, match_labels
+from compresskit.training import Lesson, teach
+from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Training
+
+
+@dataclass
+class Workshop:
+    """Everything a step may need while a recipe is carried out.
+
+    Args:
+        checkpoint: the original, as it was given; never changed.
+        model: what the recipe works on.
+        rows, collate: the training data, or None where the recipe needs none.
+        saved: models that steps saved, by name: their folders.
+        run: device, precision, memory, progress.
+        seed: of the recipe.
+        scratch: where Trainer checkpoints go.
+    """
+
+    fresh: Callable[[], Checkpoint]
+    model: CompressedForSequenceClassification
+    head_trained: bool
+    rows: Encoded | None
+    collate: Collate | None
+    run: Run
+    seed: int
+    scratch: Path
+    saved: dict[str, str] = field(default_factory=dict)
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+
+    def data(self) -> tuple[Encoded, Collate]:
+        """The training data.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self.rows is None or self.collate is None:
+            raise DataError("this recipe trains or scores on data; name it with --data")
+        return self.rows, self.collate
+
+    def teacher(self, name: str) -> Teacher:
+        """A saved model or a model folder, frozen. Only the last teacher's outputs are kept in memory."""
+        if name not in self.teachers:
+            folder = self.saved.get(name, name)
+            checkpoint = self.fresh() if folder == ORIGINAL else load(folder)
+            labels = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+            columns = match_labels(checkpoint.labels, labels, name)
+            self.teachers = {name: Teacher(checkpoint.model.to(self.run.device).eval(), columns, self.run)}
+        return self.teachers[name]
+
+
+ORIGINAL = "original"
+"""Stands in `saved` for the checkpoint as it was given."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step did: its edits, in order, and the seconds of training in it."""
+
+    edits: tuple[Edit, ...] = ()
+    seconds: float = 0.0
+    skipped: bool = False
+
+
+def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
+    """Do one planned step to the workshop's model.
+
+    Args:
+        planned: what to do.
+        number: of the step, from 1; with the recipe's seed it seeds the step's randomness.
+        workshop: its model is changed.
+    """
+    torch.manual_seed(workshop.seed + number)
+    work = planned.work
+    if isinstance(work, Finetune):
+        return _finetune(work, number, workshop)
+    if isinstance(work, Exit):
+        return _exit(work, planned, workshop)
+    if isinstance(work, Factorize):
+        return _factorize(work, planned.shape, number, workshop)
+    if isinstance(work, Distill):
+        return _distill(work, planned.iteration, number, workshop)
+    return _prune(work, planned.shape, number, workshop)
+
+
+def _finetune(verb: Finetune, number: int, workshop: Workshop) -> Done:
+    if workshop.head_trained and verb.when == "untrained":
+        if verb.save_as:
+            workshop.saved[verb.save_as] = ORIGINAL
+        return Done(skipped=True)
+    return Done(seconds=_train(verb, labels_only(), None, verb.learning_rate, number, workshop))
+
+
+def _distill(verb: Distill, iteration: int, number: int, workshop: Workshop) -> Done:
+    rate = verb.learning_rate * (1 + verb.restore) ** iteration
+    return Done(seconds=_train(verb, verb.by, workshop.teacher(verb.teacher), rate, number, workshop))
+
+
+def _train(
+    verb: Training, losses: Losses, teacher: Teacher | None, rate: float, number: int, workshop: Workshop
+) -> float:
+    rows, collate = workshop.data()
+    seed = workshop.seed + number
+    return teach(
+        Lesson(workshop.model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run)
+    )
+
+
+def _exit(verb: Exit, planned: Planned, workshop: Workshop) -> Done:
+    if verb.start == "original":
+        workshop.model = workshop.fresh().model.to(workshop.run.device)
+    edit = AddExits(planned.shape.exits, verb.head, verb.pooler == "keep")
+    perform(edit, workshop.model)
+    options = options_of(type(verb.by)).dump_python(verb.by, mode="json")
+    workshop.model.set_policy({"by": verb.by.name, "with": options})
+    return Done((edit,))
+
+
+def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -> Done:
+    assert shape.rank is not None
+    weight = word_embedding(workshop.model)
+    factors = verb.by.factor(weight, shape.rank, ScoreContext(_generator(workshop, number), None))
+    sizes = [tuple(factor.shape) for factor in factors]
+    if sizes != [(weight.shape[0], shape.rank), (shape.rank, weight.shape[1])]:
+        raise PluginError(f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}")
+    edit = FactorizeEmbedding(shape.rank)
+    perform(edit, workshop.model, factors)
+    return Done((edit,))
+
+
+def _prune(verbs: Sequence[Prune], shape: Shape, number: int, workshop: Workshop) -> Done:
+    """Score every group first, then cut, so that one pass of gradients serves heads and neurons."""
+    model = workshop.model
+    if verbs[0].target == "layers":
+        assert isinstance(verbs[0].keep, tuple)
+        edits: list[Edit] = [CutLayers(tuple(number - 1 for number in verbs[0].keep))]
+    else:
+        context = _context(verbs[0], number, workshop)
+        edits = [edit for verb in verbs for edit in _cuts(verb, shape, context, model)]
+    for edit in edits:
+        perform(edit, model)
+    return Done(tuple(edits))
+
+
+def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
+    assert verb.by is not None and verb.target != "layers"
+    kind: Callable[[int, tuple[int, ...]], Edit] = CutHeads if verb.target == "heads" else CutNeurons
+    edits = []
+    for group in groups(model.anatomy, model.network, verb.target):
+        keep = getattr(shape.layers[group.layer], verb.target)
+        if keep < group.units:
+            scores = _scores(verb.by, group_units=group.units, scores=verb.by.score(group, context))
+            edits.append(kind(group.layer, best(scores, keep)))
+    return edits
+
+
+def _scores(pruner: Pruner, group_units: int, scores: torch.Tensor) -> torch.Tensor:
+    if scores.shape != (group_units,) or not bool(torch.isfinite(scores).all()):
+        raise PluginError(f"pruner '{pruner.name}' must return {group_units} finite scores, not {tuple(scores.shape)}")
+    return scores.detach().cpu()
+
+
+def best(scores: torch.Tensor, keep: int) -> tuple[int, ...]:
+    """Positions of the `keep` highest scores, ascending; of equal scores the earlier stays."""
+    order = torch.sort(scores, descending=True, stable=True).indices[:keep]
+    return tuple(sorted(order.tolist()))
+
+
+def _context(verb: Prune, number: int, workshop: Workshop) -> ScoreContext:
+    generator = _generator(workshop, number)
+    if verb.by is None or not verb.by.needs_data:
+        return ScoreContext(generator, None)
+    rows, collate = workshop.data()
+    losses = verb.loss or labels_only()
+    teacher = workshop.teacher(verb.teacher) if verb.teacher else None
+    if teacher is not None:
+        teacher.study(rows, collate, needs_hidden(losses))
+    model = workshop.model
+    exits = model.exit_layers if verb.exits == "all" else (model.depth,)
+    equilibrium = verb.gradient_equilibrium and len(exits) > 1
+    scoring = Scoring(
+        model, rows, collate, losses, teacher, verb.portion, verb.batch_size, exits, equilibrium, workshop.run
+    )
+    return ScoreContext(generator, lambda: scoring.measure(generator))
+
+
+def labels_only() -> Losses:
+    """What finetune minimises."""
+    distiller = load_catalogue().strategy("distiller", "labels")
+    return {"labels": Loss(cast(Distiller, distiller()))}
+
+
+def _generator(workshop: Workshop, number: int) -> Generator:
+    return Generator().manual_seed(workshop.seed + number)

@@ -1,0 +1,143 @@
+"""Tiny models and their tokenizer."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+
+from compresskit.catalogue import load_catalogue
+from compresskit.testing.text import WORDS
+
+PADDING, UNKNOWN, FIRST, SEPARATOR, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL = {
+    "pad_token": PADDING,
+    "unk_token": UNKNOWN,
+    "cls_token": FIRST,
+    "sep_token": SEPARATOR,
+    "mask_token": MASK,
+}
+VOCABULARY = (
+    *SPECIAL.values(),
+    *WORDS,
+    *string.ascii_lowercase,
+    *(f"##{letter}" for letter in string.ascii_lowercase),
+    *string.digits,
+    *(f"##{digit}" for digit in string.digits),
+    *".,!?'-",
+)
+POSITIONS = 130
+"""128 tokens, and the two positions that RoBERTa leaves out."""
+
+
+def tiny_model(  # noqa: PLR0913 - all but the first by name
+    model_type: str = "bert",
+    *,
+    layers: int = 2,
+    heads: int = 4,
+    hidden: int = 32,
+    neurons: int = 64,
+    vocabulary: int = len(VOCABULARY),
+    labels: int = 2,
+    seed: int = 0,
+    trained: bool = True,
+    **config: Any,
+) -> PreTrainedModel:
+    """A `...ForSequenceClassification` of any architecture in the catalogue, in eval mode.
+
+    Args:
+        model_type: of the architecture.
+        layers, heads, hidden, neurons, vocabulary: sizes. Where a family embeds in a width of its own, it is half of
+            `hidden`.
+        labels: classes; 1 is regression.
+        seed: of the weights. The global random state is left alone.
+        trained: give every weight, biases and norms too, a value of the size that training would, so that nothing is
+            zero or one by accident; False leaves the weights as `transformers` initialises them.
+        config: further fields of the config.
+
+    Raises:
+        ArchitectureError: the catalogue has no such architecture.
+    """
+    anatomy = load_catalogue().anatomy(model_type)
+    sizes: dict[str, Any] = {
+        anatomy.hidden_size: hidden,
+        anatomy.head_total: heads,
+        anatomy.neuron_total: neurons,
+        anatomy.layer_total: layers,
+    }
+    if anatomy.embedding_size != anatomy.hidden_size:
+        sizes[anatomy.embedding_size] = hidden // 2
+    sizes |= {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": 0,
+        "bos_token_id": VOCABULARY.index(FIRST),
+        "eos_token_id": VOCABULARY.index(SEPARATOR),
+        "num_labels": labels,
+        "problem_type": "regression" if labels == 1 else "single_label_classification",
+    }
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            AutoConfig.for_model(model_type, **(sizes | config))
+        )
+        if trained:
+            _spread(model)
+    return model.eval()
+
+
+def tiny_tokenizer(model_type: str = "bert") -> PreTrainedTokenizerFast:
+    """Word pieces over the words of `tiny_text` and single letters, as BERT arranges them, padded on the right.
+
+    Args:
+        model_type: a family without token types gets none.
+    """
+    ids = {piece: number for number, piece in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=ids, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(FIRST, ids[FIRST]), (SEPARATOR, ids[SEPARATOR])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=[*load_catalogue().anatomy(model_type).inputs, "attention_mask"],
+        model_max_length=128,
+        **SPECIAL,
+    )
+
+
+def save_tiny(folder: Path, model_type: str = "bert", *, trained: bool = True, **sizes: Any) -> Path:
+    """Write a tiny model with its tokenizer, as a checkpoint from the Hub would look.
+
+    Args:
+        folder: made where it is missing.
+        model_type: of the architecture.
+        trained: False writes the encoder alone, without a head: a checkpoint that is still to be fine-tuned.
+        sizes: as for `tiny_model`.
+
+    Returns:
+        The folder.
+    """
+    model = tiny_model(model_type, trained=trained, **sizes)
+    whole = model if trained else model.base_model
+    whole.save_pretrained(folder)
+    tiny_tokenizer(model_type).save_pretrained(folder)
+    return folder
+
+
+def _spread(model: nn.Module) -> None:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=weight.shape[-1] ** -0.5)
+            else:
+                weight.normal_(mean=1.0 if name.endswith(".weight") else 0.0, std=0.1)

@@ -1,0 +1,51 @@
+"""What every test needs: no network, no folder of the user's, one thread, and the way to the real text."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Set before torch and the Hugging Face libraries are imported, which read them once; processes that tests start inherit
+# them. One thread, because tests run side by side and because sums must not depend on how many threads share them.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "MPLBACKEND": "agg",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.pop("COMPRESSKIT_PLUGINS", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process a Hugging Face cache of its own, gone at the end."""
+    cache = tempfile.TemporaryDirectory(prefix="compresskit-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(cache.cleanup)
+    os.environ["HF_HOME"] = cache.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real text: COMPRESSKIT_DATA, or ../shared/data beside the repository."""
+    named = os.environ.get("COMPRESSKIT_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if not (folder / "glue").is_dir():
+        pytest.skip(f"no real text in {folder}; set COMPRESSKIT_DATA to the folder that holds glue/")
+    return folder

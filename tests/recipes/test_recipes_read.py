@@ -1,0 +1,99 @@
+"""Every shipped recipe reads, says where it comes from, and is read back from its resolved text."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from compresskit.recipe import needs_data, read_recipe, recipe_text, recipes_shipped
+from compresskit.verbs import Prune, Repeat, Training
+
+
+def steps_of(recipe):
+    for step in recipe.steps:
+        yield step
+        yield from step.steps if isinstance(step, Repeat) else ()
+
+
+@pytest.mark.parametrize("name", recipes_shipped())
+def test_reads_and_round_trips(name, tmp_path):
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert "Shen et al. 2022, arXiv:2210.15523" in recipe.about.replace("\n", " ")
+    resolved = tmp_path / "recipe.yaml"
+    resolved.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read_recipe(resolved) == recipe
+    assert read_recipe(resolved).to_yaml() == recipe.to_yaml()
+
+
+def test_what_ships():
+    assert recipes_shipped() == (
+        "cost-eff-2x",
+        "cost-eff-8x",
+        "cost-eff-8x-labels",
+        "cost-eff-8x-no-exit-loss",
+        "cost-eff-8x-no-features",
+        "cost-eff-8x-two-stage",
+        "cost-eff-demo",
+        "shape-8x",
+    )
+
+
+def test_only_the_shape_needs_no_data():
+    assert [name for name in recipes_shipped() if not needs_data(read_recipe(name))] == ["shape-8x"]
+
+
+def test_the_assistant_is_made_alike_so_that_its_steps_can_be_shared():
+    names = ("cost-eff-2x", "cost-eff-8x", "cost-eff-8x-labels", "cost-eff-8x-no-exit-loss")
+    assert len({recipe_text(name).partition("  # Slenderize")[0].partition("steps:")[2] for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "neurons", "rank"),
+    [
+        ("cost-eff-8x", "1/6", "1/12", "1/6"),
+        ("cost-eff-2x", "1/2", "1/2", "1/2"),
+        ("cost-eff-demo", "1/3", "1/4", "1/4"),
+        ("shape-8x", "1/6", "1/12", "1/6"),
+    ],
+)
+def test_targets(name, heads, neurons, rank):
+    steps = list(steps_of(read_recipe(name)))
+    assert [step.keep for step in steps if isinstance(step, Prune)] == [Fraction(heads), Fraction(neurons)]
+    assert [step.rank for step in steps if hasattr(step, "rank")] == [Fraction(rank)]
+
+
+def test_no_features_has_no_hidden_states():
+    for step in steps_of(read_recipe("cost-eff-8x-no-features")):
+        losses = getattr(step, "loss", None) or (step.by if hasattr(step, "epochs") and hasattr(step, "by") else {})
+        assert "hidden-states" not in losses
+
+
+def test_labels_ablation_learns_from_no_predictions_after_the_assistant():
+    recipe = read_recipe("cost-eff-8x-labels")
+    later = list(steps_of(recipe))[4:]
+    assert all("predictions" not in (step.loss if isinstance(step, Prune) else getattr(step, "by", {}))
+               for step in later if isinstance(step, (Prune, Training)))  # fmt: skip
+
+
+def test_ablations_train_as_long_as_the_method():
+    def epochs(name):
+        return sum(step.epochs * (10 if "steps[4].steps" in step.label else 1)
+                   for step in steps_of(read_recipe(name)) if isinstance(step, Training))  # fmt: skip
+
+    for name in ("cost-eff-8x-labels", "cost-eff-8x-no-exit-loss", "cost-eff-8x-no-features"):
+        assert epochs(name) == epochs("cost-eff-8x") == 4 + 1 + 4 + 10 + 10 + 6
+
+
+def test_two_stage_trains_the_exits_last_and_alone():
+    steps = list(steps_of(read_recipe("cost-eff-8x-two-stage")))
+    assert [step.train for step in steps if isinstance(step, Training)] == ["all"] * 6 + ["exits"]
+    assert [step.exits for step in steps if isinstance(step, Prune)] == ["last", "last"]
+
+
+def test_no_exit_loss_prunes_without_exits_and_ends_with_them():
+    steps = list(steps_of(read_recipe("cost-eff-8x-no-exit-loss")))
+    inner = [step for step in steps if "steps[4].steps" in step.label and hasattr(step, "exits")]
+    assert [(step.exits, step.gradient_equilibrium) for step in inner] == [("last", False)] * 3
+    assert steps[-1].exits == "all"

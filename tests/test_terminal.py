@@ -1,0 +1,236 @@
+"""What stands on the screen, with a clock and streams of our own."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from compresskit import terminal
+from compresskit.cost import Dims
+from compresskit.edits import LayerShape, Shape
+from compresskit.progress import Progress
+from compresskit.report import Report, Score, Side
+from compresskit.terminal import Terminal, duration
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def plain(text: str) -> str:
+    """Without escape sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def drawn(text: str) -> list[str]:
+    return [line.rstrip() for line in plain(text).splitlines()]
+
+
+def test_results_go_to_stdout_and_messages_to_stderr(capsys):
+    shown = Terminal()
+    shown.print_table("Scores", ["exit", "accuracy"], [["layer 1", "0.7"]])
+    shown.print('{"value": 0.7}')
+    shown.say("hello")
+    shown.warn("slow disk")
+    shown.fail("no such file")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].startswith("Scores")
+    assert out.splitlines()[-1] == '{"value": 0.7}'
+    assert err == "hello\nwarning: slow disk\nno such file\n"
+
+
+def test_quiet_keeps_results_warnings_and_errors(capsys):
+    shown = Terminal(quiet=True)
+    with shown.task("distill", 2) as task:
+        task.advance(2)
+        task.update("distill more")
+    shown.say("hello")
+    shown.warn("slow disk")
+    shown.fail("no such file")
+    shown.print("result")
+    assert capsys.readouterr() == ("result\n", "warning: slow disk\nno such file\n")
+
+
+def test_messages_are_printed_as_they_are(capsys):
+    message = "recipes/half.yaml: 1 mistake\n  line 6: steps[1] [bold]prune[/bold] :smile: " + "x" * 200
+    Terminal().fail(message)
+    assert capsys.readouterr().err == message + "\n"
+
+
+def test_json_is_printed_as_it_is(capsys):
+    text = '{"tokens": ["[CLS]", "[/CLS]"], "long": "' + "y" * 200 + '"}'
+    Terminal().print(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_table_in_full():
+    results = io.StringIO()
+    Terminal(results=results).print_table(
+        "Exits", ["exit", "accuracy", "about"], [["layer 1", "0.71", "[CLS]"], ["layer 12", "-1,000", ""]], "A note."
+    )
+    assert [line.rstrip() for line in results.getvalue().splitlines()] == [
+        "Exits",
+        "",
+        " exit       accuracy   about",
+        " ───────────────────────────",
+        " layer 1        0.71   [CLS]",
+        " layer 12     -1,000",
+        "",
+        "A note.",
+        "",
+    ]
+
+
+def test_tables_fit_in_80_columns_and_lose_nothing():
+    results = io.StringIO()
+    number = "123,456,789,012"
+    Terminal(results=results).print_table("T", ["a", "n", "b"], [["x" * 100, number, "y " * 100]])
+    text = results.getvalue()
+    assert max(map(len, text.splitlines())) == 80
+    assert number in text
+    assert (text.count("x"), text.count("y")) == (100, 100)
+
+
+def test_a_report_fits_in_80_columns():
+    dims = Dims(30_522, 512, 2, 768, 768, 64, 2, 12, 12, 3072)
+    original = Side.sized("bert-base-uncased", dims, Shape((LayerShape(12, 3072),) * 12))
+    small = Shape((LayerShape(2, 256),) * 12, 128, tuple(range(1, 13)), "cls-tanh", read_out=False)
+    scores = (Score("accuracy", 0.9, dict.fromkeys(range(1, 13), 0.9)),)
+    side = Side.sized("out/cost-eff-8x", dims, small)
+    report = Report(Side(side.name, small, side.parameters, side.flops, side.blocks, scores=scores), original)
+    results = io.StringIO()
+    Terminal(results=results).print_report(report)
+    lines = drawn(results.getvalue())
+    assert max(map(len, lines)) <= 80
+    assert " parameters          109,483,778   13,920,024   7.87 times fewer" in lines
+    assert [line for line in lines if line in {table.title for table in report.tables()}] == [
+        "out/cost-eff-8x against bert-base-uncased",
+        "Exits",
+        "Layers",
+        "Blocks",
+    ]
+
+
+def test_colour_on_a_terminal_unless_no_color(monkeypatch):
+    screen = Screen()
+    Terminal(messages=screen).fail("wrong")
+    assert screen.getvalue() == "\x1b[1;31mwrong\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    Terminal(messages=screen).fail("wrong")
+    assert "\x1b[31" not in screen.getvalue()
+    assert "31m" not in screen.getvalue()
+    assert plain(screen.getvalue()) == "wrong\n"
+
+
+def test_off_a_terminal_a_line_comes_now_and_then():
+    log, clock = io.StringIO(), Clock()
+    progress: Progress = Terminal(messages=log, clock=clock)
+    with progress.task("distill", 400) as task:
+        for _ in range(4):
+            clock.now += 10
+            task.advance(10)
+        task.update("distill, loss 0.5")
+        clock.now += 60
+        task.advance(160)
+        clock.now += 100
+        task.advance(200)
+    assert log.getvalue().splitlines() == [
+        "distill: 30 of 400, 6 min 10 s left",
+        "distill, loss 0.5: 200 of 400, 1 min 40 s left",
+        "distill, loss 0.5: 400 of 400 in 3 min 20 s",
+    ]
+
+
+def test_off_a_terminal_an_interrupted_task_does_not_say_it_is_done():
+    log = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Terminal(messages=log).task("distill", 4):
+        raise KeyboardInterrupt
+    assert log.getvalue() == ""
+
+
+def test_nothing_to_do_is_done_at_once():
+    log = io.StringIO()
+    with Terminal(messages=log, clock=Clock()).task("evaluate", 0) as task:
+        task.advance(0)
+    assert log.getvalue() == "evaluate: 0 of 0 in 0 s\n"
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = Screen()
+    with Terminal(messages=screen, clock=Clock()).task("evaluate", 1) as task:
+        task.advance()
+    assert screen.getvalue() == "evaluate: 1 of 1 in 0 s\n"
+
+
+def test_on_a_terminal_bars_are_drawn_and_cleaned_away():
+    screen = Screen()
+    shown = Terminal(messages=screen)
+    with shown.task("distill [CLS]", 8) as outer:
+        outer.advance(2)
+        with shown.task("read data", 3) as inner:
+            inner.advance(3)
+            shown._bars.refresh()
+        outer.update("distill, loss 0.5")
+        shown.say("read")
+        shown._bars.refresh()
+    text = plain(screen.getvalue())
+    assert re.search(r"distill \[CLS\] +━+.*2/8", text)
+    assert re.search(r"read data +━+ 3/3", text)
+    assert re.search(r"distill, loss 0\.5 ━+.*2/8", text)
+    assert "\nread\n" in text.replace("\r", "\n")
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1
+    assert shown._bars is None
+
+
+def test_bars_are_cleaned_away_after_an_interruption():
+    screen = Screen()
+    shown = Terminal(messages=screen)
+    with pytest.raises(KeyboardInterrupt), shown.task("distill", 8), shown.task("read", 8):
+        raise KeyboardInterrupt
+    assert shown._bars is None
+    assert screen.getvalue().count("\x1b[?25h") == 1
+    with shown.task("again", 1) as task:
+        task.advance()
+
+
+def test_bars_fit_in_80_columns():
+    screen = Screen()
+    shown = Terminal(messages=screen)
+    with shown.task("step 12 of 16: distill assistant, hidden states and predictions, loss 0.1234", 123_456) as task:
+        task.advance(1000)
+        shown._bars.refresh()
+    lines = re.split(r"[\r\n]", plain(screen.getvalue()))
+    assert max(map(len, lines)) <= 80
+
+
+def test_time_left_is_shown_in_words(monkeypatch):
+    monkeypatch.setattr(terminal.Bar, "time_remaining", 200.0)
+    assert terminal._TimeLeft().render(terminal.Bar(0, "x", 10, 5, _get_time=lambda: 0.0)).plain == "3 min 20 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3600, "1 h 00 min"), (7530, "2 h 05 min")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
