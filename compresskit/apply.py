@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from compresskit import __version__
 from compresskit.batches import Collate, Encoded, collate, encode
-from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import FORMAT, RECORD, Checkpoint, load, save
 from compresskit.data import Corpus, DataOptions, load_corpus
 from compresskit.edits import edit_to_json
 from compresskit.errors import CompresskitError, DataError
 from compresskit.journal import Entry, Journal, digest
 from compresskit.modules import CompressedForSequenceClassification
+from compresskit.papers import card, origins, versions
 from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.report import Report
@@ -32,7 +31,6 @@ from compresskit.steps import ORIGINAL, Workshop, carry_out
 from compresskit.verbs import Exit, Training, Verb
 
 REPORT = "report.json"
-PACKAGES = ("compresskit", "torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -203,15 +201,19 @@ def _finish(job: Job, journal: Journal, done: list[Entry], workshop: Workshop, o
         return Report.from_json(json.loads((out / REPORT).read_text(encoding="utf-8")))
     teacher = workshop.saved.get("teacher", ORIGINAL)
     reference = job.fresh() if teacher == ORIGINAL else load(teacher)
-    seconds = [(f"{entry.number:02d} {describe(planned)}", entry.seconds) for entry, planned in zip(done, job.plan.steps, strict=True)]
+    seconds = [
+        (f"{entry.number:02d} {describe(planned)}", entry.seconds)
+        for entry, planned in zip(done, job.plan.steps, strict=True)
+        if entry.seconds
+    ]
     report = compare(
-        original=job.fresh(),
+        original=job.original,
         reference=reference if job.corpus else None,
         model=workshop.model,
-        tokenizer=job.tokenizer,
         corpus=job.corpus,
         run=job.run,
         seconds=seconds,
+        name=str(out),
     )
     recipe = job.plan.recipe
     record = {
@@ -228,64 +230,10 @@ def _finish(job: Job, journal: Journal, done: list[Entry], workshop: Workshop, o
         RECORD: json.dumps(record, indent=1),
         REPORT: json.dumps(report.to_json(), indent=1),
         "recipe.yaml": recipe.to_yaml(),
-        "README.md": card(recipe, job, report),
+        "README.md": card(recipe, job.original.original.name, report),
     }
     save(workshop.model, job.tokenizer, out, files)
     return report
-
-
-def card(recipe: Recipe, job: Job, report: Report) -> str:
-    """The model card: front matter for the Hub, the before/after table, and the recipe."""
-    base = job.original.original.name
-    front = ["---", "library_name: compresskit", "pipeline_tag: text-classification"]
-    if not Path(base).exists():
-        front.append(f"base_model: {base}")
-    front += ["tags:", "- compresskit", "- pruned", "- early-exit", "---", ""]
-    return "\n".join(
-        [
-            *front,
-            f"# {Path(base).name}, compressed by {recipe.name}",
-            "",
-            f"{recipe.about}".strip(),
-            "",
-            f"Base model: `{Path(base).name}`. Made with compresskit {__version__}; `recipe.yaml` repeats it, `compression.json` "
-            "says what was done.",
-            "",
-            report.to_markdown(),
-            "",
-            "## Use",
-            "",
-            "```python",
-            "import compresskit",
-            "from transformers import pipeline",
-            "",
-            'classify = pipeline("text-classification", "path/to/this/folder")',
-            "```",
-            "",
-            "## Recipe",
-            "",
-            "```yaml",
-            recipe.to_yaml().rstrip(),
-            "```",
-            "",
-        ]
-    )
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    return {package: metadata.version(package) for package in PACKAGES}
-
-
-def origins(recipe: Recipe) -> dict[str, str]:
-    """Which distribution each strategy of the recipe came from."""
-    catalogue = load_catalogue()
-    found: dict[str, str] = {}
-    for verb in recipe.steps:
-        inner = getattr(verb, "steps", ())
-        for strategy in [*verb.strategies(), *(each for step in inner for each in step.strategies())]:
-            found[strategy.name] = str(catalogue.origin(type(strategy)))
-    return found
 
 
 def _save_name(planned: Planned, skipped: bool, folder: str, workshop: Workshop) -> None:

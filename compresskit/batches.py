@@ -140,8 +140,8 @@ class LengthGrouped(Sampler[int]):
 
     The rows are shuffled, cut into mega-batches of `MEGA_BATCH` batches (fewer in a small data set, so that the batches
     differ from epoch to epoch) and sorted by length within them; then the batches are shuffled, so that training
-    doesn't see long and short ones in turn. The batch with the longest row goes first: where memory doesn't suffice, it
-    shows at once. A last smaller batch stays last.
+    doesn't see long and short ones in turn. Of the full batches the one with the longest row goes first: where memory
+    doesn't suffice, it shows at once. A last smaller batch stays last.
 
     Args:
         lengths: tokens of each row.

@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Any
 
 import pluggy
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from compresskit import __version__, hooks
 from compresskit.anatomy import Anatomy
@@ -37,6 +37,7 @@ BUILTINS = (
 )
 ENTRY_POINTS = "compresskit"
 VARIABLE = "COMPRESSKIT_PLUGINS"
+HOOKS = ("compresskit_strategies", "compresskit_architectures")
 VERBS = {"pruner": "prune", "factorizer": "factorize", "exit-policy": "exit", "distiller": "distill"}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -93,8 +94,8 @@ class Catalogue:
         if entry is None:
             known = self.names(kind)
             meant = nearest(name, known)
-            hint = f" did you mean '{meant}'?" if meant else ""
-            raise RecipeError(f"no way to {VERBS[kind]} by '{name}';{hint} (known: {', '.join(known)})")
+            hint = f"; did you mean '{meant}'?" if meant else ""
+            raise RecipeError(f"no way to {VERBS[kind]} by '{name}'{hint} (known: {', '.join(known)})")
         assert isinstance(entry.what, type)
         return entry.what
 
@@ -194,12 +195,14 @@ def _load(plugins: tuple[str, ...] | None) -> Catalogue:
     origins: dict[str, Origin] = {}
     own = Origin("compresskit", __version__)
     for module in BUILTINS:
-        _register(manager, origins, importlib.import_module(module), module, own)
+        _register(manager, importlib.import_module(module), module)
+        origins[module] = own
     for point in _entry_points(plugins):
-        distribution = point.dist
-        assert distribution is not None
-        origin = Origin(distribution.name, distribution.version)
-        _register(manager, origins, _import(point, origin), point.name, origin)
+        assert point.dist is not None
+        origin = Origin(point.dist.name, point.dist.version)
+        where = f"plugin '{point.name}' ({origin})"
+        _register(manager, _import(point, where), where)
+        origins[where] = origin
     return Catalogue(_offers(manager, origins))
 
 
@@ -217,59 +220,42 @@ def _entry_points(plugins: tuple[str, ...] | None) -> list[metadata.EntryPoint]:
     return [point for point in installed if point.name in plugins]
 
 
-def _import(point: metadata.EntryPoint, origin: Origin) -> object:
+def _import(point: metadata.EntryPoint, where: str) -> object:
     try:
         return point.load()
-    except Exception as error:  # a plugin's import can fail in any way, and the person must learn which plugin it was
+    except Exception as error:  # an import can fail in any way, and the person must learn which plugin it was
         raise PluginError(
-            f"plugin '{point.name}' ({origin}) can't be imported ({type(error).__name__}: {error}); "
-            f"repair or uninstall it, or leave it out of {VARIABLE}"
+            f"{where} can't be imported ({type(error).__name__}: {error}); repair or uninstall it, or leave it out of "
+            f"{VARIABLE}"
         ) from error
 
 
-def _register(
-    manager: pluggy.PluginManager, origins: dict[str, Origin], plugin: object, name: str, origin: Origin
-) -> None:
-    unique = f"{name} ({origin})"
+def _register(manager: pluggy.PluginManager, plugin: object, where: str) -> None:
     if manager.is_registered(plugin):
         return
     try:
-        manager.register(plugin, name=unique)
+        manager.register(plugin, name=where)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        callers = manager.get_hookcallers(plugin) or []
-        strangers = [caller.name for caller in callers if not caller.has_spec()]
-        if not strangers:
-            raise PluginError(
-                f"plugin '{name}' ({origin}) has a hook with wrong arguments ({error}); repair it"
-            ) from error
-        known = ("compresskit_strategies", "compresskit_architectures")
-        raise PluginError(
-            f"plugin '{name}' ({origin}) implements the hook '{strangers[0]}', which does not exist"
-            f"{did_you_mean(strangers[0], known)}; the hooks are {' and '.join(known)}"
-        ) from error
+        strange = [caller.name for caller in manager.get_hookcallers(plugin) or [] if not caller.has_spec()]
+        if strange:
+            problem = f"implements the hook '{strange[0]}', which does not exist{did_you_mean(strange[0], HOOKS)}"
+            raise PluginError(f"{where} {problem}; the hooks are {' and '.join(HOOKS)}") from error
+        hook = next(hook for hook in HOOKS if hook in str(error))
+        raise PluginError(f"{where} takes arguments in the hook {hook}, which has none; take them out") from error
     if not manager.get_hookcallers(plugin):
-        raise PluginError(
-            f"plugin '{name}' ({origin}) implements no hook; decorate compresskit_strategies with @hookimpl"
-        )
-    origins[unique] = origin
+        raise PluginError(f"{where} implements no hook; decorate {HOOKS[0]} with @hookimpl")
 
 
 def _offers(manager: pluggy.PluginManager, origins: Mapping[str, Origin]) -> Iterable[Entry]:
-    for hook in (manager.hook.compresskit_strategies, manager.hook.compresskit_architectures):
-        for implementation in hook.get_hookimpls():
+    for hook, check in zip(HOOKS, (_strategy, _architecture), strict=True):
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            where = implementation.plugin_name
             offered = implementation.function()
             if not isinstance(offered, Iterable):
-                raise PluginError(
-                    f"plugin '{implementation.plugin_name}': {hook.name} must return a list, not {offered!r}"
-                )
+                raise PluginError(f"{where} returns {offered!r} from {hook}; return a list")
             for what in offered:
-                where = f"plugin '{implementation.plugin_name}'"
-                origin = origins[implementation.plugin_name]
-                if hook is manager.hook.compresskit_architectures:
-                    yield _architecture(what, where, origin)
-                else:
-                    yield _strategy(what, where, origin)
+                yield check(what, where, origins[where])
 
 
 def _architecture(what: Any, where: str, origin: Origin) -> Entry:
@@ -298,4 +284,11 @@ def _strategy(what: Any, where: str, origin: Origin) -> Entry:
             f"{where} offers {what.__name__} without a name that recipes can say; "
             f'add name: ClassVar[str] = "like-this", in small letters, digits and hyphens'
         )
+    try:
+        options_of(what)
+    except PydanticUserError as error:
+        reason = str(error).partition("\n")[0]
+        raise PluginError(
+            f"{where} offers {what.__name__}, whose options can't be read from a recipe: {reason}"
+        ) from error
     return Entry(kind_of(what), name, what, origin)

@@ -24,10 +24,9 @@ from compresskit.metrics import confusion, predictions, score
 from compresskit.modules import CompressedForSequenceClassification
 from compresskit.report import Milliseconds
 from compresskit.run import Run
-from compresskit.speed import time_models
+from compresskit.speed import TOKENS, time_rows
 
 BATCH = 32
-TOKENS = 128
 CONVENTION: Convention = "flops_all"
 THRESHOLDS_TWO = (0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
 THRESHOLDS_MORE = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
@@ -166,7 +165,7 @@ def evaluate(
         policy={"by": policy.name, **options_of(type(policy)).dump_python(policy, mode="json")} if policy else None,
         own=points[0] if points else None,
         confusion=confusion(task, said[last], labels),
-        milliseconds=time_models(model, rows, collate, run)[1] if latency else (),
+        milliseconds=time_rows(model, rows, collate, run).model if latency else (),
     )
 
 

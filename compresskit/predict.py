@@ -64,8 +64,9 @@ def predict(
         DataError: a file or a row can't be read or written; `target` is then as it was.
     """
     table = open_table(source)
+    writer = RowWriter(target, table, COLUMNS)
     total = sum(1 for _ in input_texts(table, text_columns))
-    with RowWriter(target, table, COLUMNS) as writer, run.progress.task("classifying", total) as task:
+    with writer, run.progress.task("classifying", total) as task:
         rows = input_texts(table, text_columns)
         while chunk := _chunk(rows):
             answers = predict_texts(model, tokenizer, [texts for _, texts in chunk], run)

@@ -152,6 +152,8 @@ def _written(step: Verb) -> Any:
         value = getattr(step, names[key])
         if isinstance(value, Strategy):
             result |= {key: value.name, "with": _options(value)}
+        elif key in step.losses and not value:
+            continue
         elif key in step.losses:
             result[key] = {name: _written_loss(loss) for name, loss in value.items()}
         elif isinstance(step, Repeat) and key == "steps":

@@ -46,7 +46,8 @@ def _step(verb: type[Verb], catalogue: Catalogue) -> Schema:
     required = [key for key in schema.get("required", []) if key in properties]
     result: Schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     if verb is Repeat:
-        properties["steps"] = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/inner"}}
+        inner = {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/inner"}}
+        properties["steps"] = {**inner, "description": described["steps"]}
     for key, kind in verb.slots.items():
         properties[key] = {"enum": catalogue.names(kind), "description": described[key]}
         properties["with"] = {"type": "object", "description": "Options of the strategy."}

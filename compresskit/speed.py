@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,18 @@ from compresskit.runtime.latency import Timing, compare, milliseconds, processor
 SAMPLES: Mapping[int, int] = {1: 32, 32: 64}
 """Rows that are timed, by batch size: at equal distances over all rows, again from the first where there are fewer."""
 
+SHAPES = (1, 8)
+"""Batch sizes that are timed without text."""
+
+TOKENS = 128
 FULL, EARLY = "full depth", "leaving early"
+
+
+class Times(NamedTuple):
+    """Milliseconds of the original, empty where none was given, and of the model."""
+
+    original: tuple[Milliseconds, ...]
+    model: tuple[Milliseconds, ...]
 
 
 @dataclass(frozen=True)
@@ -34,25 +46,55 @@ class _Sample:
         return round(sum(batch["input_ids"].shape[1] for batch in self.batches) / len(self.batches))
 
 
-def time_models(
+def time_rows(
     model: CompressedForSequenceClassification,
     rows: Encoded,
     collate: Collate,
     run: Run,
     original: CompressedForSequenceClassification | None = None,
-) -> tuple[tuple[Milliseconds, ...], tuple[Milliseconds, ...]]:
-    """Times at each batch size of `SAMPLES`: of the original at full depth (if given), and of the model.
+) -> Times:
+    """Times on real rows at each batch size of `SAMPLES`.
 
-    The model is timed at full depth and, where it has exits and a policy, leaving early. What is to be compared runs in
-    turns on the same batches.
+    The model is timed at full depth and, where it has exits and a policy, leaving early; the original, if given, at
+    full depth. What is to be compared runs in turns on the same batches.
     """
+    samples = [_sample(rows, collate, size, model.device) for size in SAMPLES]
+    return _time(model, samples, run, original, leaves=model.policy is not None and bool(model.shape.exits))
+
+
+def time_shape(
+    model: CompressedForSequenceClassification,
+    run: Run,
+    original: CompressedForSequenceClassification | None = None,
+) -> Times:
+    """Times at full depth on random tokens, where there is no text: batches of `SHAPES` tokens without padding.
+
+    Where an example of random tokens would leave says nothing, so nobody leaves early.
+    """
+    config = model.network.config
+    # RoBERTa leaves two positions out.
+    tokens = min(TOKENS, config.max_position_embeddings - 2)
+    chance = torch.Generator().manual_seed(0)
+    samples = []
+    for size in SHAPES:
+        ids = torch.randint(config.vocab_size // 2, config.vocab_size, (size, tokens), generator=chance)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        samples.append(_Sample(size, ({name: tensor.to(model.device) for name, tensor in batch.items()},)))
+    return _time(model, samples, run, original, leaves=False)
+
+
+def _time(
+    model: CompressedForSequenceClassification,
+    samples: Sequence[_Sample],
+    run: Run,
+    original: CompressedForSequenceClassification | None,
+    leaves: bool,
+) -> Times:
     before: list[Milliseconds] = []
     after: list[Milliseconds] = []
-    leaves = model.policy is not None and bool(model.shape.exits)
     full, early = _call(model, run, early=False), _call(model, run, early=True)
-    with run.progress.task("measuring speed", len(SAMPLES)) as task, _eval_mode(model):
-        for size in SAMPLES:
-            sample = _sample(rows, collate, size, model.device)
+    with run.progress.task("measuring speed", len(samples)) as task, _eval_mode(model):
+        for sample in samples:
             if original is not None:
                 pair = compare(_call(original, run, early=False), full, sample.batches)
                 before.append(_record(FULL, pair.a, sample, run))
@@ -64,7 +106,7 @@ def time_models(
             elif original is None:
                 after.append(_record(FULL, milliseconds(full, sample.batches), sample, run))
             task.advance()
-    return tuple(before), tuple(after)
+    return Times(tuple(before), tuple(after))
 
 
 @contextmanager

@@ -150,12 +150,12 @@ class _Step:
         value: Any = node.plain()
         if key in self.verb.slots:
             value = self._strategy(key, node)
-        elif key in self.verb.losses and value not in (None, {}):
+        elif key in self.verb.losses:
             value = _Losses(self.reader, self.label, "teacher" if self.verb is Prune else "").read(node, self.given)
         elif key == "steps":
             value = self._rounds(node)
         else:
-            return {} if key == "loss" else value
+            return value
         if value is None:
             self.excused.add(key)
         return value
@@ -240,7 +240,7 @@ class _Losses:
         self.reader.mistakes.add(where, f"{self.label}: {text}")
 
     def _entries(self, node: Node) -> list[tuple[str, Node | None, Where]] | None:
-        if isinstance(node.value, dict):
+        if isinstance(node.value, dict) and node.value:
             return [(name, entry, entry.where) for name, entry in node.value.items()]
         items = node.value if isinstance(node.value, list) else [node]
         if not items or not all(isinstance(item.value, str) for item in items):

@@ -114,7 +114,10 @@ def test_every_format_gives_the_same_corpus(here, ending):
         (
             {"dev_tsv": DEV, "train_txt": CSV},
             "set",
-            "set has no train.* ending in .csv, .tsv, .jsonl, .json, .parquet (found: dev.tsv, train.txt); add the file",
+            (
+                "set has no train.* ending in .csv, .tsv, .jsonl, .json, .parquet (found: dev.tsv, train.txt); "
+                "add the file"
+            ),
         ),
         (
             {"train_csv": CSV},

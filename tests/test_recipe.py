@@ -48,7 +48,8 @@ def test_every_verb_becomes_a_plain_object(read):
         "  - exit: [4, 2]\n"
         "    by: entropy\n"
         "    with: {threshold: 0.3}\n"
-        "  - {distill: teacher, by: {predictions: 0.5, labels: {weight: 2, after: 0.5}}, epochs: 1, save_as: assistant}\n"
+        "  - {distill: teacher, by: {predictions: 0.5, labels: {weight: 2, after: 0.5}}, epochs: 1, "
+        "save_as: assistant}\n"
         "  - repeat: 2\n"
         "    steps:\n"
         "      - {prune: heads, by: taylor, keep: 1/6, teacher: assistant, loss: [labels, predictions]}\n"
@@ -173,8 +174,8 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
         (
             "- finetune: {epochs: 1, schedule: linaer}\n",
             3,
-            "steps[0] finetune: 'schedule' must be 'linear', 'constant' or 'cosine', not 'linaer' "
-            "(did you mean 'linear'?)",
+            ("steps[0] finetune: 'schedule' must be 'linear', 'constant' or 'cosine', not 'linaer' "
+            "(did you mean 'linear'?)"),
         ),
         ("- finetune: {epochs: 1, line: 3}\n", 3, "steps[0] finetune: unknown option 'line'"),
         (
@@ -192,7 +193,7 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
         (
             "- {prune: heads, by: entropy, keep: 1}\n",
             3,
-            "steps[0] prune: no way to prune by 'entropy'; (known: magnitude, taylor)",
+            "steps[0] prune: no way to prune by 'entropy' (known: magnitude, taylor)",
         ),
         (
             "- {prune: layers, by: magnitude, keep: [1]}\n",
@@ -273,7 +274,12 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
         (
             "- {distill: a/folder, by: logits, epochs: 1}\n",
             3,
-            "steps[0] distill: no way to distill by 'logits'; (known: hidden-states, labels, predictions)",
+            "steps[0] distill: no way to distill by 'logits' (known: hidden-states, labels, predictions)",
+        ),
+        (
+            "- {distill: a/folder, by: {}, epochs: 1}\n",
+            3,
+            "steps[0] distill: losses are a name, a list of names, or a mapping of names to weights",
         ),
         ("- {distill: a/folder, epochs: 1}\n", 3, "steps[0] distill: 'by' is missing"),
         (
@@ -332,19 +338,29 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
         (
             PRUNE + "  - {exit: all, by: entropy, with: {threshold: 0.3}, start: original}\n",
             4,
-            "steps[1] exit: 'start: original' would undo the pruning and factorizing before it; move this step before them",
+            (
+                "steps[1] exit: 'start: original' would undo the pruning and factorizing before it; move this "
+                "step before them"
+            ),
         ),
         (
             "  - {distill: assistant, by: predictions, epochs: 1}\n",
             3,
-            "steps[0] distill: no earlier step saves 'assistant' (none is saved so far); "
-            "name one that does with 'save_as', or a model folder",
+            (
+                "steps[0] distill: no earlier step saves 'assistant' (none is saved so far); "
+                "name one that does with 'save_as', or a model folder"
+            ),
         ),
         (
-            "  - finetune: {epochs: 1}\n  - {prune: heads, by: taylor, keep: 1, teacher: assistant, loss: predictions}\n",
+            (
+                "  - finetune: {epochs: 1}\n  - {prune: heads, by: taylor, keep: 1, teacher: assistant, loss: "
+                "predictions}\n"
+            ),
             4,
-            "steps[1] prune: no earlier step saves 'assistant' (saved so far: teacher); "
-            "name one that does with 'save_as', or a model folder",
+            (
+                "steps[1] prune: no earlier step saves 'assistant' (saved so far: teacher); "
+                "name one that does with 'save_as', or a model folder"
+            ),
         ),
         (
             "  - finetune: {epochs: 1}\n  - {distill: teacher, by: predictions, epochs: 1, save_as: teacher}\n",
@@ -354,8 +370,10 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
         (
             "  - repeat: 2\n    steps:\n      - {distill: a/folder, by: labels, epochs: 1, save_as: me}\n",
             5,
-            "steps[0].steps[0] distill: a repeat would save 'me' again in each round; "
-            "save it in a step after the repeat",
+            (
+                "steps[0].steps[0] distill: a repeat would save 'me' again in each round; "
+                "save it in a step after the repeat"
+            ),
         ),
         (
             "  - finetune: {epochs: 1}\n" + PRUNE + "  - finetune: {epochs: 1}\n",
@@ -434,7 +452,8 @@ def test_mistakes_in_the_file(refused, text, message):
 
 
 def test_an_alias_inside_itself_is_refused(refused):
-    assert "line 3: an alias (*) stands inside what it names" in refused("recipe: 1\nsteps: &x\n  - *x\n")
+    message = refused("recipe: 1\nname: &x\n  - *x\nsteps:\n" + PRUNE)
+    assert "\n  line 2: an alias (*) stands inside what it names" in message
 
 
 def test_aliases_are_copies(read):
@@ -469,8 +488,8 @@ def test_overrides(read):
         ("steps.0.keep", "an override is written PATH=VALUE, such as steps.3.epochs=1"),
         ("steps..keep=1", "an override is written PATH=VALUE, such as steps.3.epochs=1"),
         ("steps.0.keep=[", "'[' is not a YAML value"),
-        ("steps.0.keep=0", "steps[0] prune: 'keep' must be a count from 1 or a fraction between 0 and 1 "
-                           "(such as 0.5 or 1/6), not 0"),
+        ("steps.0.keep=0", ("steps[0] prune: 'keep' must be a count from 1 or a fraction between 0 and 1 "
+                           "(such as 0.5 or 1/6), not 0")),
         ("steps.0.kep=1", "steps[0] prune: unknown option 'kep' (did you mean 'keep'?)"),
         ("sed=1", "unknown key 'sed' (did you mean 'seed'?)"),
     ],
@@ -487,7 +506,8 @@ def test_files_that_are_no_recipes(tmp_path, monkeypatch):
     for name, message in {
         "folder": "folder is a folder; name the recipe file in it",
         "none.yaml": "there is no recipe file none.yaml; give a file or one of the shipped recipes: " + shipped,
-        "cost-ef-8x": "there is no recipe 'cost-ef-8x' (did you mean 'cost-eff-8x'?); give a file or one of the shipped "
+        "cost-ef-8x": "there is no recipe 'cost-ef-8x' (did you mean 'cost-eff-8x'?); give a file or one "
+        "of the shipped "
         "recipes: " + shipped,
         "latin.yaml": "latin.yaml is not UTF-8 text (byte 9); save it as UTF-8",
     }.items():
@@ -516,7 +536,7 @@ def test_resolved_text_writes_every_default(read):
     recipe = read(HEAD + PRUNE)
     assert recipe.to_yaml() == (
         "recipe: 1\nname: half\nabout: ''\nseed: 42\nsteps:\n"
-        "- prune: heads\n  by: magnitude\n  with:\n    norm: 1\n  keep: 1/2\n  teacher: null\n  loss: {}\n"
+        "- prune: heads\n  by: magnitude\n  with:\n    norm: 1\n  keep: 1/2\n  teacher: null\n"
         "  portion: 1.0\n  batch_size: 32\n  exits: all\n  gradient_equilibrium: true\n"
     )
     assert read(recipe.to_yaml()) == recipe

@@ -1,0 +1,495 @@
+"""The command line. The only file that imports click; everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from compresskit import __version__
+from compresskit.errors import CheckpointError, CompresskitError, DataError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from compresskit.checkpoint import Checkpoint
+    from compresskit.data import DataOptions
+    from compresskit.run import Run
+    from compresskit.tables import Table
+    from compresskit.terminal import Terminal
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Precision = Literal["auto", "bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Commands(click.Group):
+    """Turns errors and interrupts into one sentence on stderr and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are defined."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command: exit code 1 for what the user can mend, 130 when interrupted."""
+        try:
+            return super().invoke(ctx)
+        except CompresskitError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            message = "Stopped."
+            if ctx.invoked_subcommand == "apply":
+                message = "Stopped. Finished steps are kept in the output folder; the same command goes on after them."
+            click.echo(message, err=True)
+            ctx.exit(130)
+
+
+class Option(click.Option):
+    """An option whose first spelling alone is shown; the others are Hugging Face's names for the same thing."""
+
+    @contextmanager
+    def _first_alone(self) -> Iterator[None]:
+        every, self.opts = self.opts, self.opts[:1]
+        try:
+            yield
+        finally:
+            self.opts = every
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """As click does, without the other spellings."""
+        with self._first_alone():
+            return super().get_help_record(ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """As click does, without the other spellings."""
+        with self._first_alone():
+            return super().get_error_hint(ctx)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """A click option; what is spelt with underscores may be spelt with hyphens too."""
+    spellings = [name.replace("_", "-") for name in names if "_" in name and name.startswith("--")]
+    return click.option(*names, *spellings, cls=Option, **settings)
+
+
+def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def _complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    shipped = sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
+    return [*(CompletionItem(name) for name in shipped if name.startswith(incomplete)), CompletionItem("", type="file")]
+
+
+recipe_argument = click.argument("recipe", shell_complete=_complete_recipe)
+set_option = option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the recipe, as in steps.3.epochs=1."
+)
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+quiet_option = option("--quiet", is_flag=True, help="No progress and no messages.")
+model_option = option(
+    "--model", "--model_name_or_path", required=True, metavar="M", help="Folder or Hub id of the original."
+)
+data_options = together(
+    option("--eval-data", "--validation_file", metavar="FILE", help="Rows to evaluate on, where --data has none."),
+    option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text."),
+    option("--label-column", "--label_column_name", metavar="Y", help="The column of labels."),
+    option(
+        "--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", help="What labels are."
+    ),
+    option(
+        "--max-train-rows", "--max_train_samples", type=click.IntRange(min=1), metavar="N", help="Draw N training rows."
+    ),
+    option(
+        "--max-eval-rows", "--max_eval_samples", type=click.IntRange(min=1), metavar="N", help="Draw N evaluation rows."
+    ),
+)
+run_options = together(
+    option(
+        "--max-tokens", "--max_seq_length", default=128, show_default=True, metavar="N", help="Longer texts are cut."
+    ),
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
+    option(
+        "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", help="auto: bf16 where it is fast."
+    ),
+    quiet_option,
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Make BERT-like encoders small and fast by recipe: prune, factorize, distil and leave early.
+
+    RECIPE is a path or the name of a shipped recipe (see `compresskit recipes`). A model is a folder or a Hub id. Options
+    also go by their Hugging Face names: --model_name_or_path, --output_dir, --max_seq_length and so on.
+    """
+
+
+@cli.command()
+@recipe_argument
+@model_option
+@option("--data", "--dataset_name", "--train_file", metavar="D", help="Labelled text: a folder, a file or a Hub id.")
+@option("--out", "--output_dir", required=True, type=click.Path(path_type=Path), metavar="OUT", help="A new folder.")
+@set_option
+@option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the recipe's.")
+@data_options
+@run_options
+@option("--cache-gigabytes", type=click.FloatRange(min=0), default=4.0, show_default=True, metavar="GB",
+        help="Memory for the teacher's hidden states.")  # fmt: skip
+@option(
+    "--reuse", type=click.Path(path_type=Path), metavar="DIR", help="Take over equal steps from another output folder."
+)
+@option(
+    "--report-to",
+    "--report_to",
+    multiple=True,
+    metavar="TRACKER",
+    help="Experiment trackers, as transformers names them.",
+)
+@json_option
+def apply(
+    recipe: str,
+    model: str,
+    data: str | None,
+    out: Path,
+    overrides: Sequence[str],
+    seed: int | None,
+    reuse: Path | None,
+    cache_gigabytes: float,
+    report_to: Sequence[str],
+    as_json: bool,
+    max_tokens: int,
+    device: Device,
+    precision: Precision,
+    quiet: bool,
+    **data_settings: Any,
+) -> None:
+    """Compress a model by a recipe and print the report. The same command again goes on where it was stopped."""
+    from dataclasses import replace
+
+    from compresskit.recipe import read_recipe
+
+    resolved = read_recipe(recipe, overrides)
+    if seed is not None:
+        resolved = replace(resolved, seed=seed)
+    from compresskit import apply as applying
+
+    terminal = _terminal(quiet)
+    run = replace(
+        _run(terminal, max_tokens, device, precision),
+        cache_bytes=int(cache_gigabytes * 2**30),
+        trackers=tuple(name for names in report_to for name in names.split(",") if name != "none"),
+    )
+    report = applying.apply(resolved, model, data, _data_options(data_settings, resolved.seed), out, run, reuse)
+    if not _is_main_process():
+        return
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        terminal.print_report(report)
+
+
+@cli.command()
+@recipe_argument
+@model_option
+@set_option
+@option(
+    "--num-labels",
+    "--num_labels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Classes of a head still to be trained.",
+)
+@json_option
+def plan(recipe: str, model: str, overrides: Sequence[str], num_labels: int | None, as_json: bool) -> None:
+    """Show what a recipe would make of a model, from its config alone."""
+    from compresskit.checkpoint import read_original
+    from compresskit.plan import make_plan
+    from compresskit.recipe import read_recipe
+
+    planned = make_plan(read_recipe(recipe, overrides), read_original(model, num_labels))
+    if as_json:
+        _print_json(planned.to_json())
+        return
+    from compresskit.views import plan_tables
+
+    _print_tables(_terminal(), plan_tables(planned))
+
+
+@cli.command()
+@recipe_argument
+@set_option
+def check(recipe: str, overrides: Sequence[str]) -> None:
+    """Find every mistake in a recipe, without a model."""
+    from compresskit.recipe import read_recipe
+
+    steps = len(read_recipe(recipe, overrides).steps)
+    click.echo(f"{recipe}: no mistakes in {steps} {'step' if steps == 1 else 'steps'}")
+
+
+@cli.command()
+@click.argument("model")
+@option("--against", metavar="ORIGINAL", help="The model to compare with.")
+@option("--timing/--no-timing", default=True, help="Measure milliseconds on this machine.  [default: timing]")
+@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@quiet_option
+@json_option
+@option("--markdown", is_flag=True, help="Print Markdown, for a model card.")
+def report(
+    model: str, against: str | None, timing: bool, device: Device, quiet: bool, as_json: bool, markdown: bool
+) -> None:
+    """Show what a model costs: parameters and FLOPs by block, heads and neurons by layer, milliseconds."""
+    if as_json and markdown:
+        raise click.UsageError("give --json or --markdown, not both")
+    from compresskit.report_builder import report_on
+
+    terminal = _terminal(quiet)
+    found = report_on(model, against, _run(terminal, 128, device, "fp32"), timing)
+    if as_json:
+        _print_json(found.to_json())
+    elif markdown:
+        click.echo(found.to_markdown())
+    else:
+        terminal.print_report(found)
+
+
+@cli.command()
+@click.argument("model")
+@option("--data", "--dataset_name", required=True, metavar="D", help="Labelled text: a folder, a file or a Hub id.")
+@data_options
+@option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
+@option("--timing/--no-timing", default=True, help="Measure milliseconds with and without exits.  [default: timing]")
+@option("--seed", type=click.IntRange(min=0), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
+@run_options
+@json_option
+def evaluate(
+    model: str,
+    data: str,
+    thresholds: str | None,
+    timing: bool,
+    seed: int,
+    as_json: bool,
+    max_tokens: int,
+    device: Device,
+    precision: Precision,
+    quiet: bool,
+    **data_settings: Any,
+) -> None:
+    """Score a model on labelled text: at every exit, and at every threshold."""
+    tried = _numbers(thresholds)
+    from compresskit.batches import collate, encode
+    from compresskit.data import load_corpus
+    from compresskit.evaluate import evaluate as evaluate_model
+    from compresskit.views import evaluation_tables
+
+    terminal = _terminal(quiet)
+    run = _run(terminal, max_tokens, device, precision)
+    ready = _load(model, run)
+    corpus = load_corpus(data, _data_options(data_settings, seed), ready.labels, need_train=False)
+    rows = encode(corpus.eval, ready.tokenizer, max_tokens, "token_type_ids" in ready.model.input_names)
+    padded = collate(ready.tokenizer.pad_token_id, ready.tokenizer.pad_token_type_id)
+    found = evaluate_model(ready.model, rows, padded, corpus.task, run, tried, timing)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print_tables(terminal, evaluation_tables(found))
+
+
+@cli.command()
+@click.argument("model")
+@option("--input", "--test_file", "source", metavar="FILE", help="csv, tsv, json lines or parquet.")
+@option(
+    "--output", "target", metavar="FILE", help="csv, tsv or json lines: the input with label, probability and exit."
+)
+@option("--text", "texts", multiple=True, metavar="TEXT", help="Classify this text; may be given again.")
+@option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text.")
+@run_options
+@json_option
+def predict(
+    model: str,
+    source: str | None,
+    target: str | None,
+    texts: Sequence[str],
+    text_columns: str | None,
+    max_tokens: int,
+    device: Device,
+    precision: Precision,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Label the rows of a file, or texts given here."""
+    if bool(texts) == bool(source) or bool(source) != bool(target):
+        raise click.UsageError("give --input and --output, or --text")
+    from dataclasses import asdict
+
+    from compresskit.predict import predict as predict_file
+    from compresskit.predict import predict_texts
+    from compresskit.views import prediction_table
+
+    terminal = _terminal(quiet)
+    run = _run(terminal, max_tokens, device, precision)
+    ready = _load(model, run)
+    if source and target:
+        count = predict_file(ready.model, ready.tokenizer, source, target, run, _names(text_columns))
+        terminal.say(f"{count:,} rows written to {target}")
+        return
+    answers = predict_texts(ready.model, ready.tokenizer, texts, run)
+    if as_json:
+        _print_json([{"text": text, **asdict(answer)} for text, answer in zip(texts, answers, strict=True)])
+    else:
+        _print_tables(terminal, [prediction_table(texts, answers)])
+
+
+@cli.command()
+@click.argument("name", required=False)
+@json_option
+def strategies(name: str | None, as_json: bool) -> None:
+    """List what recipes can name after `by`, and where it comes from; or show one's manual page."""
+    import inspect
+
+    from compresskit.catalogue import load_catalogue
+
+    entries = [entry for entry in load_catalogue().entries() if name in (None, entry.name)]
+    if not entries:
+        raise CompresskitError(f"there is no strategy '{name}'; `compresskit strategies` lists them")
+    if as_json:
+        _print_json([
+            {"kind": e.kind, "name": e.name, "summary": e.summary, "distribution": e.origin.distribution, "version": e.origin.version}
+            for e in entries
+        ])  # fmt: skip
+    elif name is None:
+        from compresskit.views import catalogue_tables
+
+        _print_tables(_terminal(), catalogue_tables(entries))
+    else:
+        for entry in entries:
+            page = inspect.getdoc(entry.what) if isinstance(entry.what, type) else entry.summary
+            click.echo(f"{entry.kind} {entry.name} (from {entry.origin})\n\n{page}")
+
+
+@cli.command()
+@click.argument("name", required=False, shell_complete=_complete_recipe)
+def recipes(name: str | None) -> None:
+    """List the shipped recipes, or print one to start from."""
+    from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
+    from compresskit.tables import Table
+
+    if name is not None:
+        click.echo(recipe_text(name), nl=False)
+        return
+    rows = tuple((shipped, read_recipe(shipped).about.strip()) for shipped in recipes_shipped())
+    _print_tables(_terminal(), [Table("Recipes", ("name", "about"), rows)])
+
+
+@cli.command()
+@click.argument("model")
+@option(
+    "--out",
+    "--output_dir",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="A new folder; MODEL-stock if not given.",
+)
+@option("--format", "form", type=click.Choice(["stock"]), default="stock", show_default=True, help="What to write.")
+def export(model: str, out: Path | None, form: Literal["stock"]) -> None:
+    """Write a compressed model as a plain checkpoint of its original kind, for tools without compresskit."""
+    from compresskit.checkpoint import load
+    from compresskit.export import NOTE
+    from compresskit.export import export as write
+
+    folder = out or Path(f"{model.rstrip('/')}-{form}")
+    write(load(model), folder, form)
+    click.echo(f"{folder}: a plain checkpoint with the function of the last exit; {NOTE}")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes commands and recipe names, to be sourced by SHELL."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "compresskit", "_COMPRESSKIT_COMPLETE").source())
+
+
+def _terminal(quiet: bool = False) -> Terminal:
+    from compresskit.terminal import Terminal
+
+    return Terminal(quiet=quiet or not _is_main_process())
+
+
+def _is_main_process() -> bool:
+    """Of several processes under `accelerate launch` or `torchrun`, only the first one talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run(terminal: Terminal, max_tokens: int, device: Device, precision: Precision) -> Run:
+    from compresskit.run import Run, pick_bf16, pick_device
+
+    picked = pick_device(device)
+    return Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
+
+
+def _load(model: str, run: Run) -> Checkpoint:
+    """A model that can answer: on its device, in eval mode."""
+    from compresskit.checkpoint import load
+
+    ready = load(model)
+    if not ready.head_trained:
+        raise CheckpointError(f"{model} has no trained head to answer with; train it first with `compresskit apply`")
+    longest = ready.tokenizer.model_max_length
+    if run.max_tokens > longest:
+        raise DataError(f"--max-tokens {run.max_tokens} is more than {model} can read; give at most {longest}")
+    ready.model.to(run.device).eval()
+    return ready
+
+
+def _data_options(settings: dict[str, Any], seed: int) -> DataOptions:
+    from compresskit.data import DataOptions
+
+    return DataOptions(**{**settings, "text_columns": _names(settings["text_columns"])}, seed=seed)
+
+
+def _names(columns: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in columns.split(",")) if columns else None
+
+
+def _numbers(listed: str | None) -> list[float] | None:
+    try:
+        return [float(number) for number in listed.split(",")] if listed else None
+    except ValueError:
+        raise click.UsageError(f"--thresholds {listed}: give numbers with commas between, as in 0.1,0.3") from None
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _print_tables(terminal: Terminal, tables: Sequence[Table]) -> None:
+    for table in tables:
+        terminal.print_table(table.title, table.columns, table.rows, table.note)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(prog_name="compresskit")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,125 @@
+"""Fills a report: sizes from the config, scores and times from running the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from compresskit.batches import collate, encode
+from compresskit.checkpoint import Checkpoint, Original, load, read_original, read_record
+from compresskit.cost import expected_flops
+from compresskit.data import Corpus
+from compresskit.evaluate import Evaluation, evaluate
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.report import Leaving, Report, Score, Side, StepTime
+from compresskit.run import Run
+from compresskit.speed import time_rows, time_shape
+
+
+def compare(
+    *,
+    original: Checkpoint,
+    reference: Checkpoint | None,
+    model: CompressedForSequenceClassification,
+    corpus: Corpus | None,
+    run: Run,
+    seconds: Sequence[tuple[str, float]] = (),
+    name: str = "compressed",
+) -> Report:
+    """The report of a run, made before the model is on disk.
+
+    Args:
+        original: as it was given; its sizes are the ones reported, and its tokenizer is used.
+        reference: the original with a trained head, whose scores and times are reported; None without data.
+        model: the result, on `run.device`.
+        corpus: evaluation rows, or None: then nothing is scored, and times are those of random tokens.
+        seconds: name and duration of each step.
+        name: of the result.
+    """
+    weights = model.state_dict().values()
+    after = replace(
+        Side.sized(name, original.original.dims, model.shape),
+        bytes_on_disk=sum(weight.numel() * weight.element_size() for weight in weights),
+    )
+    before = _sized(original.original)
+    if corpus is None or reference is None:
+        times = time_shape(model, run, original.model.to(run.device).eval())
+    else:
+        tokenizer = original.tokenizer
+        rows = encode(corpus.eval, tokenizer, run.max_tokens, token_types=True)
+        padded = collate(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
+        other = reference.model.to(run.device).eval()
+        was = evaluate(other, rows, padded, corpus.task, run, latency=False)
+        now = evaluate(model, rows, padded, corpus.task, run, latency=False)
+        before = replace(before, scores=scores(was))
+        after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
+        times = time_rows(model, rows, padded, run, original=other)
+    return Report(
+        replace(after, milliseconds=times.model),
+        replace(before, milliseconds=times.original),
+        steps=tuple(StepTime(step, duration) for step, duration in seconds),
+    )
+
+
+def report_on(model: str, against: str | None, run: Run, timing: bool = True) -> Report:
+    """The report of a model: sizes from its config, times from this machine, scores as `apply` saved them.
+
+    Args:
+        model, against: folders or Hub ids. Without `against`, the original of the saved report is shown, if any.
+        timing: False loads no weights and measures nothing.
+
+    Raises:
+        CheckpointError: a model can't be read.
+        ArchitectureError: its `model_type` has no anatomy.
+    """
+    side, saved = _sized(read_original(model)), _saved(model)
+    original = saved.original if saved else None
+    if against is not None:
+        theirs = _saved(against)
+        known = [report for report in (original, theirs.model if theirs else None) if report is not None]
+        original = _sized(read_original(against))
+        scored = [other.scores for other in known if (other.name, other.shape) == (original.name, original.shape)]
+        original = replace(original, scores=scored[0] if scored else ())
+    if saved is not None:
+        side = replace(side, scores=saved.model.scores, leaving=saved.model.leaving)
+    if timing:
+        other_model = load(against).model.to(run.device) if against is not None else None
+        times = time_shape(load(model).model.to(run.device), run, other_model)
+        side = replace(side, milliseconds=times.model)
+        if original is not None and against is not None:
+            original = replace(original, milliseconds=times.original)
+    return Report(side, original, steps=saved.steps if saved else ())
+
+
+def scores(evaluation: Evaluation) -> tuple[Score, ...]:
+    """The task's metric first, then the others; Matthews' correlation only where it is the task's."""
+    metric = evaluation.task.metric
+    last = evaluation.per_exit[max(evaluation.per_exit)]
+    names = [metric, *(name for name in last if name not in (metric, "matthews"))]
+    answered = evaluation.own.metrics if evaluation.own else last
+    exits = evaluation.per_exit if len(evaluation.per_exit) > 1 else {}
+    return tuple(
+        Score(name, answered[name], {number: metrics[name] for number, metrics in exits.items()}) for name in names
+    )
+
+
+def _leaving(evaluation: Evaluation, original: Original, model: CompressedForSequenceClassification) -> Leaving | None:
+    if evaluation.own is None or evaluation.policy is None:
+        return None
+    words = ", ".join(f"{key} {value}" if key != "by" else str(value) for key, value in evaluation.policy.items())
+    histogram = dict(evaluation.own.histogram)
+    return Leaving(words, histogram, expected_flops(original.dims, model.shape, histogram))
+
+
+def _sized(original: Original) -> Side:
+    """What the config tells, and the size of the weights in the folder."""
+    folder = Path(original.name)
+    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
+    size = sum(file.stat().st_size for file in files) if files else None
+    return replace(Side.sized(original.name, original.dims, original.shape), bytes_on_disk=size)
+
+
+def _saved(name: str) -> Report | None:
+    record = read_record(name)
+    return Report.from_json(record["report"]) if record and "report" in record else None

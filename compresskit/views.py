@@ -1,0 +1,135 @@
+"""Plans, evaluations and the catalogue as tables, for people at a terminal. Reports bring their own tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from compresskit.tables import Table
+
+if TYPE_CHECKING:
+    from compresskit.catalogue import Entry
+    from compresskit.evaluate import Evaluation, Point
+    from compresskit.plan import Plan
+    from compresskit.predict import Prediction
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    """The steps, and what they will leave of the original."""
+    from compresskit.report import Report, Side
+
+    rows = []
+    for number, step in enumerate(plan.steps, start=1):
+        shape = step.shape
+        name = step.name + (f" (round {step.iteration})" if step.iteration else "")
+        heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
+        rank = "" if shape.rank is None else f"{shape.rank:,}"
+        row = (str(number), name, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits))
+        rows.append(row)
+    columns = ("step", "does", "layers", "heads each", "FFN neurons each", "rank", "exits after")
+    title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
+    dims = plan.original.dims
+    sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
+    return [Table(title, columns, tuple(rows)), *Report(*sides).tables()]
+
+
+def evaluation_tables(evaluation: Evaluation) -> list[Table]:
+    """Per exit, the sweep, the confusions and the measured times."""
+    tables = [_per_exit(evaluation), _sweep(evaluation)]
+    last = f"layer {max(evaluation.per_exit)}"
+    tables.append(_confusion(f"Confusion at the last exit, {last}", evaluation.task.labels, evaluation.confusion))
+    if evaluation.own is not None:
+        title = f"Confusion, leaving early by {_policy(evaluation)}"
+        tables.append(_confusion(title, evaluation.task.labels, evaluation.own.confusion))
+    tables.append(_times(evaluation))
+    return [table for table in tables if table.rows]
+
+
+def prediction_table(texts: Sequence[str], answers: Sequence[Prediction]) -> Table:
+    """Each text with its answer."""
+    rows = []
+    for text, answer in zip(texts, answers, strict=True):
+        label = answer.label if isinstance(answer.label, str) else f"{answer.label:.4f}"
+        rows.append((text, label, "" if answer.probability is None else f"{answer.probability:.3f}", str(answer.exit)))
+    return Table("", ("text", "label", "probability", "exit"), tuple(rows))
+
+
+def catalogue_tables(entries: Iterable[Entry]) -> list[Table]:
+    """One table per kind of strategy, and one of the architectures."""
+    by_kind: dict[str, list[tuple[str, ...]]] = {}
+    for entry in entries:
+        by_kind.setdefault(entry.kind, []).append((entry.name, entry.summary, str(entry.origin)))
+    return [Table(kind, ("name", "what it does", "from"), tuple(rows)) for kind, rows in by_kind.items()]
+
+
+def _per_exit(evaluation: Evaluation) -> Table:
+    names = [evaluation.task.metric, *(name for name in _metrics(evaluation) if name != evaluation.task.metric)]
+    rows = tuple(
+        (f"layer {number}", *(f"{metrics[name]:.4f}" for name in names))
+        for number, metrics in evaluation.per_exit.items()
+    )
+    note = (
+        f"{evaluation.rows:,} rows of {evaluation.mean_tokens:.1f} tokens on average, all answered at the exit named."
+    )
+    return Table("Every exit", ("exit", *names), rows, note)
+
+
+def _sweep(evaluation: Evaluation) -> Table:
+    points = [("", point) for point in evaluation.sweep]
+    if evaluation.own is not None:
+        points.append(("as saved: ", evaluation.own))
+    names = [evaluation.task.metric, *(name for name in _metrics(evaluation) if name != evaluation.task.metric)]
+    rows = tuple(_point(label, point, names) for label, point in points)
+    columns = ("threshold", *names, "mean exit", "FLOPs reduction", "at the rows' length")
+    note = (
+        "FLOPs of the original at full depth over the mean FLOPs of this model (flops_all), at 128 tokens and at the "
+        f"mean length of these rows ({evaluation.mean_tokens:.0f})."
+    )
+    return Table("Leaving early", columns, rows, note)
+
+
+def _point(label: str, point: Point, names: Sequence[str]) -> tuple[str, ...]:
+    threshold = "none" if point.threshold is None else f"{point.threshold:g}"
+    return (
+        label + threshold,
+        *(f"{point.metrics[name]:.4f}" for name in names),
+        f"{point.mean_exit:.2f}",
+        f"{point.flops_reduction:.2f}",
+        f"{point.flops_reduction_real:.2f}",
+    )
+
+
+def _confusion(title: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Table:
+    rows = []
+    for label, row in zip(labels, matrix, strict=False):
+        right = row[labels.index(label)] / sum(row) if sum(row) else 0.0
+        rows.append((label, *(f"{count:,}" for count in row), f"{right:.1%}"))
+    return Table(title, ("label", *(f"taken for {label}" for label in labels), "right"), tuple(rows))
+
+
+def _times(evaluation: Evaluation) -> Table:
+    rows = tuple(
+        (time.label, str(time.batch), str(time.tokens), f"{time.median:.2f}", f"{time.low:.2f} to {time.high:.2f}")
+        for time in evaluation.milliseconds
+    )
+    note = f"Per example, {evaluation.milliseconds[0].measured}." if rows else ""
+    return Table("Measured time", ("exits", "batch", "tokens", "milliseconds", "quartiles"), rows, note)
+
+
+def _metrics(evaluation: Evaluation) -> list[str]:
+    return list(evaluation.per_exit[max(evaluation.per_exit)])
+
+
+def _policy(evaluation: Evaluation) -> str:
+    assert evaluation.policy is not None
+    return ", ".join(str(value) if key == "by" else f"{key} {value}" for key, value in evaluation.policy.items())
+
+
+def _range(counts: set[int]) -> str:
+    return f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))

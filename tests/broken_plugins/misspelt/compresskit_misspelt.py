@@ -1,0 +1,8 @@
+"""Implements a hook that does not exist."""
+
+from compresskit import hookimpl
+
+
+@hookimpl
+def compresskit_strategy():
+    return []

@@ -1,0 +1,5 @@
+"""Forgets to mark its hook."""
+
+
+def compresskit_strategies():
+    return []
