@@ -1,8 +1,9 @@
 """Make encoder models small and fast: prune, factorize, distil and leave early, by recipe.
 
 Importing the package registers compressed checkpoints with transformers' Auto classes, so that
-`AutoModelForSequenceClassification.from_pretrained(folder)` and `pipeline("text-classification", folder)` work. The names below
-are loaded on first use, because torch and transformers take seconds to import and `compresskit --help` needs neither.
+`AutoModelForSequenceClassification.from_pretrained(folder)` and `pipeline("text-classification", folder)` work. The
+names below are loaded on first use, because torch and transformers take seconds to import and `compresskit --help`
+needs neither.
 """
 
 from __future__ import annotations

@@ -44,12 +44,13 @@ class Anatomy:
         head_size: attribute path inside a layer that holds the size of one head.
         head_count: attribute path inside a layer that holds the number of heads, or None where nothing reads it.
         inputs: names of the tensors that the embeddings take, beside `attention_mask`.
-        read_out: what turns the last hidden states (batch, tokens, hidden) into logits, applied in order: module paths from the
-            classification model, or `:first` (take the first token) or `:relu`.
-        pooler: path of the pooler that `remove-pooler` may drop, or None.
-        stock: how the stock read-out can express `linear(tanh(first token))`: path of the dense layer to set to the identity
-            and path of the linear layer, or None where its activation is not tanh.
-        embeddings_project: path of a linear layer between the embeddings and the first layer, where the config asks for one.
+        read_out: what turns the last hidden states (batch, tokens, hidden) into logits, applied in order: module paths
+            from the classification model, or `:first` (take the first token) or `:relu`.
+        pooler: path of the pooler that `pooler: remove` may drop, or None.
+        stock: how the stock read-out can express `linear(tanh(first token))`: path of the dense layer to set to the
+            identity and path of the linear layer, or None where its activation is not tanh.
+        embeddings_project: path of a linear layer between the embeddings and the first layer, where the config asks for
+            one.
         embedding_size, hidden_size, head_total, neuron_total, layer_total: attribute names in the config.
     """
 

@@ -1,85 +1,32 @@
-"""Carries out a recipe: the loop that everything else serves. A run that was stopped goes on from its last finished step."""
+"""Carries out a recipe: the loop that everything else serves. A stopped run goes on from its last finished step."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import torch
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase
 
-from compresskit import __version__
-from compresskit.batches import Collate, Encoded, collate, encode
-from compresskit.checkpoint import FORMAT, RECORD, Checkpoint, load, save
-from compresskit.data import Corpus, DataOptions, load_corpus
+from compresskit.batches import Collate, Encoded
+from compresskit.checkpoint import FORMAT, RECORD, load, save
+from compresskit.data import DataOptions
 from compresskit.edits import edit_to_json
-from compresskit.errors import CompresskitError, DataError
-from compresskit.journal import Entry, Journal, digest
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.job import Job, prepare
+from compresskit.journal import Entry, Journal
 from compresskit.papers import card, origins, versions
-from compresskit.plan import Plan, Planned, make_plan
-from compresskit.recipe import Recipe, needs_data
+from compresskit.plan import Planned
+from compresskit.recipe import Recipe
 from compresskit.report import Report
 from compresskit.report_builder import compare
 from compresskit.run import Run
 from compresskit.steps import ORIGINAL, Workshop, carry_out
-from compresskit.verbs import Exit, Training, Verb
+from compresskit.verbs import Finetune
 
 REPORT = "report.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A recipe with the model and the data it is applied to.
-
-    Args:
-        plan: what will be done.
-        fresh: loads the original anew, with a head for the data's labels.
-        original: loaded once, for its tokenizer and fingerprint.
-        corpus: the data, or None for a recipe that needs none.
-        run: device, precision, memory, progress.
-    """
-
-    plan: Plan
-    fresh: Callable[[], Checkpoint]
-    original: Checkpoint
-    corpus: Corpus | None
-    run: Run
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The original's."""
-        return self.original.tokenizer
-
-    def digests(self) -> list[str]:
-        """One per step: of everything that the step's result depends on."""
-        last = digest(
-            __version__,
-            _fingerprint(self.original.model),
-            self.original.model.config.original,
-            self.corpus.fingerprint if self.corpus else None,
-            self.plan.recipe.seed,
-            self.run.bf16,
-            self.run.device,
-            self.run.max_tokens,
-        )
-        found = []
-        for planned in self.plan.steps:
-            last = digest(last, _describe(planned))
-            found.append(last)
-        return found
-
-    def rows(self) -> tuple[Encoded | None, Collate | None]:
-        """The training data in tokens, with token types, which a teacher may read where the student does not."""
-        if self.corpus is None or self.corpus.train is None:
-            return None, None
-        rows = encode(self.corpus.train, self.tokenizer, self.run.max_tokens, token_types=True)
-        return rows, collate(self.tokenizer.pad_token_id, self.tokenizer.pad_token_type_id)
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one while it measures and saves."""
 
 
 def apply(
@@ -108,59 +55,37 @@ def apply(
     Raises:
         CompresskitError: bad input, found before anything is written; or a step that failed, with all before it kept.
     """
-    state = PartialState(cpu=run.device == "cpu")
-    job = prepare(recipe, model, data, options, run)
+    state = PartialState(cpu=run.device == "cpu", timeout=PATIENCE)
+    job = prepare(recipe, model, data, options, run, state.num_processes)
     digests = job.digests()
-    names = [planned.name for planned in job.plan.steps]
-    journal = Journal(out, digests, names, [_is_kept(planned) for planned in job.plan.steps])
-    with state.main_process_first():
-        done = journal.open(reuse if state.is_main_process else None)
-    workshop = _workshop(job, journal, done)
+    journal = Journal(out, digests, [step.name for step in job.plan.steps], [_is_kept(step) for step in job.plan.steps])
+    if journal.is_finished((REPORT, RECORD)):
+        return _read_report(out)
+    data_in_tokens = job.rows()
+    if state.is_main_process:
+        journal.open(reuse)
+    state.wait_for_everyone()
+    done = journal.done()
+    state.wait_for_everyone()
+    workshop = _workshop(job, journal, done, data_in_tokens)
     for number, planned in enumerate(job.plan.steps, start=1):
         if number <= len(done):
             continue
         run.progress.say(f"step {number} of {len(digests)}: {describe(planned)}")
+        workshop.scratch = journal.scratch(number)
         result = carry_out(planned, number, workshop)
-        folder = f"steps/{number:02d}-{planned.name}"
-        _save_name(planned, result.skipped, str(out / folder), workshop)
-        entry = Entry(
-            number, planned.name, digests[number - 1], result.edits, _relative(workshop.saved, out), result.seconds, result.skipped
-        )
+        entry = Entry(number, planned.name, digests[number - 1], result.edits, {}, result.seconds, result.skipped)
+        _save_name(planned, entry, out, workshop)
+        entry = replace(entry, saved=_relative(workshop.saved, out))
         if state.is_main_process:
             journal.commit(entry, workshop.model, job.tokenizer)
         state.wait_for_everyone()
         done.append(entry)
     workshop.teachers.clear()
-    report = _finish(job, journal, done, workshop, out) if state.is_main_process else None
+    if state.is_main_process:
+        _finish(job, done, workshop, out)
     state.wait_for_everyone()
-    return report or Report.from_json(json.loads((out / REPORT).read_text(encoding="utf-8")))
-
-
-def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, run: Run) -> Job:
-    """Read and check everything that a run needs; nothing is written.
-
-    Raises:
-        CompresskitError: what is wrong with the recipe, the model or the data.
-    """
-    torch.manual_seed(recipe.seed)
-    original = load(model)
-    if data is None and needs_data(recipe):
-        raise DataError(f"recipe {recipe.name} trains or scores on data; name labelled text with --data")
-    corpus = None
-    if data is not None:
-        corpus = load_corpus(data, options, original.labels if original.head_trained else None)
-
-    def fresh() -> Checkpoint:
-        # A new head is drawn at random: from the recipe's seed, so that every load gives the same.
-        torch.manual_seed(recipe.seed)
-        if original.head_trained or corpus is None:
-            return load(model)
-        return load(model, corpus.task.labels, corpus.task.kind == "regression")
-
-    first = fresh()
-    if first.model.shape.exits and any(isinstance(verb, Exit) for verb in recipe.steps):
-        raise CompresskitError(f"{model} has exits already; leave the exit step out of the recipe or start from its original")
-    return Job(make_plan(recipe, first.original), fresh, first, corpus, run)
+    return _read_report(out)
 
 
 def describe(planned: Planned) -> str:
@@ -174,33 +99,32 @@ def describe(planned: Planned) -> str:
     return text + (f" (round {planned.iteration})" if planned.iteration else "")
 
 
-def _workshop(job: Job, journal: Journal, done: list[Entry]) -> Workshop:
+def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded | None, Collate | None]) -> Workshop:
     """The workshop as the last finished step left it."""
-    rows, collator = job.rows()
     model = job.fresh().model
     if done:
         model = load(str(journal.out / done[-1].folder)).model
         job.run.progress.say(f"going on after step {len(done)} of {len(journal.digests)}, which is in {journal.out}")
-    saved = {} if not done else {name: _absolute(where, journal.out) for name, where in done[-1].saved.items()}
     return Workshop(
         job.fresh,
         model.to(job.run.device),
         job.original.head_trained,
-        rows,
-        collator,
+        *data,
         job.run,
         job.plan.recipe.seed,
-        journal.scratch,
-        saved,
+        journal.scratch(len(done) + 1),
+        {name: _absolute(where, journal.out) for name, where in (done[-1].saved if done else {}).items()},
     )
 
 
-def _finish(job: Job, journal: Journal, done: list[Entry], workshop: Workshop, out: Path) -> Report:
-    """Measure, write the model with its papers, and return the report."""
-    if (out / REPORT).is_file() and (out / RECORD).is_file():
-        return Report.from_json(json.loads((out / REPORT).read_text(encoding="utf-8")))
-    teacher = workshop.saved.get("teacher", ORIGINAL)
-    reference = job.fresh() if teacher == ORIGINAL else load(teacher)
+def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
+    """Measure, and write the model with its papers."""
+    tuned = [
+        entry.folder
+        for entry, planned in zip(done, job.plan.steps, strict=True)
+        if isinstance(planned.work, Finetune) and not entry.skipped and planned.shape == job.plan.original.shape
+    ]
+    reference = load(str(out / tuned[0])) if tuned else job.fresh()
     seconds = [
         (f"{entry.number:02d} {describe(planned)}", entry.seconds)
         for entry, planned in zip(done, job.plan.steps, strict=True)
@@ -233,40 +157,21 @@ def _finish(job: Job, journal: Journal, done: list[Entry], workshop: Workshop, o
         "README.md": card(recipe, job.original.original.name, report),
     }
     save(workshop.model, job.tokenizer, out, files)
-    return report
 
 
-def _save_name(planned: Planned, skipped: bool, folder: str, workshop: Workshop) -> None:
+def _read_report(out: Path) -> Report:
+    return Report.from_json(json.loads((out / REPORT).read_text(encoding="utf-8")))
+
+
+def _save_name(planned: Planned, entry: Entry, out: Path, workshop: Workshop) -> None:
     name = getattr(planned.work, "save_as", None)
-    if name and not skipped:
-        workshop.saved[name] = folder
+    if name and not entry.skipped:
+        workshop.saved[name] = str(out / entry.folder)
 
 
 def _is_kept(planned: Planned) -> bool:
     """Weights of steps inside a repeat go once the next step is done, unless they have a name."""
     return planned.iteration == 0 or bool(getattr(planned.work, "save_as", None))
-
-
-def _describe(planned: Planned) -> list[Any]:
-    """What a step's result depends on beside the steps before it."""
-    verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
-    return [planned.iteration, planned.shape.to_json(), [_plain(verb) for verb in verbs]]
-
-
-def _plain(verb: Verb) -> str:
-    fields = {name: repr(value) for name, value in dict(verb).items() if name not in ("line", "label")}
-    if isinstance(verb, Training):
-        fields.pop("save_as")
-    return json.dumps({"verb": verb.name, **fields}, sort_keys=True)
-
-
-def _fingerprint(model: CompressedForSequenceClassification) -> str:
-    """Of every weight's bytes."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _relative(saved: dict[str, str], out: Path) -> dict[str, str]:

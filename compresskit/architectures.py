@@ -49,7 +49,7 @@ ROBERTA = replace(
 
 XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta")
 
-# ELECTRA's small models embed in fewer dimensions than they think in; its read-out applies gelu, which can't express tanh.
+# ELECTRA's small models embed in fewer dimensions than they think in. Its read-out applies gelu, not tanh.
 ELECTRA = replace(
     BERT,
     model_type="electra",

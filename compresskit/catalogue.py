@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -265,30 +265,32 @@ def _architecture(what: Any, where: str, origin: Origin) -> Entry:
 
 
 def _strategy(what: Any, where: str, origin: Origin) -> Entry:
-    if not inspect.isclass(what) or not issubclass(what, tuple(KINDS.values())):
+    if not (inspect.isclass(what) and issubclass(what, tuple(KINDS.values()))):
         raise PluginError(
             f"{where} offers {what!r}, which is not a strategy; return classes that derive from Pruner, Factorizer, "
             f"ExitPolicy or Distiller"
         )
-    parameters = what.__dict__.get("__dataclass_params__")
+    strategy = cast(type[Strategy], what)
+    parameters = strategy.__dict__.get("__dataclass_params__")
     if parameters is None or not parameters.frozen:
         raise PluginError(
-            f"{where} offers {what.__name__}, which is not a frozen dataclass; decorate it with @dataclass(frozen=True)"
+            f"{where} offers {strategy.__name__}, which is not a frozen dataclass; decorate it with "
+            f"@dataclass(frozen=True)"
         )
-    if inspect.isabstract(what):
-        missing = ", ".join(sorted(what.__abstractmethods__))
-        raise PluginError(f"{where} offers {what.__name__}, which lacks the method {missing}; write it")
-    name = getattr(what, "name", None)
+    if inspect.isabstract(strategy):
+        missing = ", ".join(sorted(strategy.__abstractmethods__))
+        raise PluginError(f"{where} offers {strategy.__name__}, which lacks the method {missing}; write it")
+    name = getattr(strategy, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise PluginError(
-            f"{where} offers {what.__name__} without a name that recipes can say; "
+            f"{where} offers {strategy.__name__} without a name that recipes can say; "
             f'add name: ClassVar[str] = "like-this", in small letters, digits and hyphens'
         )
     try:
-        options_of(what)
+        options_of(strategy)
     except PydanticUserError as error:
         reason = str(error).partition("\n")[0]
         raise PluginError(
-            f"{where} offers {what.__name__}, whose options can't be read from a recipe: {reason}"
+            f"{where} offers {strategy.__name__}, whose options can't be read from a recipe: {reason}"
         ) from error
-    return Entry(kind_of(what), name, what, origin)
+    return Entry(kind_of(strategy), name, strategy, origin)

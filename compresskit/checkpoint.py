@@ -1,14 +1,11 @@
-"""Reads and writes model folders: originals as they come, compressed ones as Hugging Face folders plus `compression.json`.
+"""Reads and writes model folders: originals as they come, compressed ones with a `compression.json` beside the rest.
 
-Nothing here unpickles anything or runs code that came with a model. A folder is written beside its place and moved there when
-it is whole, so a full disk or a kill leaves what was there before.
+Nothing here unpickles anything or runs code that came with a model.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -33,9 +31,14 @@ from compresskit.cost import Dims, dims_of, original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError
 from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.writing import whole
 
 RECORD = "compression.json"
+"""Written last: a folder that has it is complete."""
+
 FORMAT = 1
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+"""A tokenizer has at least one of these files."""
 
 
 @dataclass(frozen=True)
@@ -122,17 +125,24 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     """
     original = read_original(name)
     _refuse_pickles(name)
+    _refuse_missing_tokenizer(name)
     config = _read_config(name)
     compressed = isinstance(config, CompressedConfig)
     if labels is not None or regression:
         _set_labels(config, labels or (), regression)
     with quiet(), _readable(name):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            name,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    with quiet(), _readable(name, "its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     model = loaded if compressed else wrap(loaded, original.anatomy)
-    missing = [f"network.{key}" for key in info["missing_keys"]]
+    missing = [f"network.{key}" for key in sorted(info["missing_keys"])]
     head = tuple(f"network.{part}." for part in original.anatomy.read_out if not part.startswith(":"))
     stray = [key for key in missing if not key.startswith(head)]
     if stray and not compressed:
@@ -173,43 +183,16 @@ def save(
     Raises:
         CheckpointError: the disk is full or the folder can't be written; what was there before is untouched.
     """
-    with whole(folder) as beside:
+    with whole(folder, last=RECORD) as beside:
         model.sync_config()
         with quiet():
             model.save_pretrained(beside)
             tokenizer.save_pretrained(beside)
         for name, text in files.items():
             (beside / name).write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder`'s files; they move into `folder` together once the block has ended well.
-
-    Raises:
-        CheckpointError: writing failed; `folder` is as it was.
-    """
-    scratch = folder.parent / f".{folder.name}.saving"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        for path in scratch.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if not folder.exists():
-            scratch.rename(folder)
-            return
-        for path in sorted(scratch.iterdir()):
-            path.replace(folder / path.name)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(
-            f"could not save to {folder}: {reason}; what was there before is untouched, make room and run the command again"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        # safetensors writes for the owner alone; a model is as readable as the papers beside it.
+        for weights in beside.glob("*.safetensors"):
+            weights.chmod((beside / "config.json").stat().st_mode)
 
 
 def is_folder(name: str) -> bool:
@@ -219,6 +202,8 @@ def is_folder(name: str) -> bool:
 
 def _read_config(name: str) -> PreTrainedConfig:
     if is_folder(name):
+        if Path(name).is_file():
+            raise CheckpointError(f"model {name} is a file; give the folder that it is in")
         if not Path(name).is_dir():
             raise CheckpointError(
                 f"model folder {name} does not exist; give a folder with config.json and model.safetensors, or a Hub id"
@@ -229,10 +214,12 @@ def _read_config(name: str) -> PreTrainedConfig:
             model_type = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"{name}/config.json is not a JSON object; copy the model again") from error
+        if model_type is None:
+            raise CheckpointError(f"{name}/config.json has no model_type; give the folder that save_pretrained wrote")
         if model_type != CompressedConfig.model_type:
             load_catalogue().anatomy(str(model_type))
-    with quiet(), _readable(name):
-        return AutoConfig.from_pretrained(name)
+    with quiet(), _readable(name, "its config.json"):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def _set_labels(config: PreTrainedConfig, labels: Sequence[str], regression: bool) -> None:
@@ -265,17 +252,38 @@ def _refuse_nan(name: str, model: torch.nn.Module) -> None:
             )
 
 
+def _refuse_missing_tokenizer(name: str) -> None:
+    """Without its files, transformers would make a tokenizer that knows no word."""
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in TOKENIZERS):
+        raise CheckpointError(f"model folder {name} has no tokenizer.json; copy the tokenizer's files into it")
+
+
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn what transformers raises for an unreadable model into one sentence."""
+def _readable(name: str, part: str = "its weights") -> Iterator[None]:
+    """Turn what transformers raises for an unreadable model into one sentence.
+
+    Args:
+        name: folder or Hub id.
+        part: what of it is being read.
+    """
     try:
         yield
     except SafetensorError as error:
         raise CheckpointError(f"{name}: model.safetensors is damaged ({error}); copy the model again") from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = "" if is_folder(name) else " is not a folder here, and the Hub did not give it"
-        raise CheckpointError(f"model {name}{where}: {reason}") from error
+    except (OSError, ValueError, StrictDataclassError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[-1 if isinstance(error, StrictDataclassError) else 0].strip().rstrip(".:")
+        if isinstance(error, RuntimeError):
+            if "ignore_mismatched_sizes" not in reason:
+                raise
+            reason = "they do not fit the sizes in config.json"
+        if is_folder(name):
+            raise CheckpointError(f"model {name}: {part} can't be read ({reason}); copy the model again") from error
+        raise CheckpointError(
+            f"model {name} is not a folder here, and the Hub did not give it ({reason}); "
+            "check the name and the connection"
+        ) from error
 
 
 @contextmanager

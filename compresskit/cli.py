@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
     from compresskit.tables import Table
     from compresskit.terminal import Terminal
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Precision = Literal["auto", "bf16", "fp32"]
-Device = Literal["auto", "cpu", "cuda"]
+Command = Callable[..., Any]
 
 
 class Commands(click.Group):
@@ -43,15 +43,13 @@ class Commands(click.Group):
         except CompresskitError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            message = "Stopped."
-            if ctx.invoked_subcommand == "apply":
-                message = "Stopped. Finished steps are kept in the output folder; the same command goes on after them."
-            click.echo(message, err=True)
+            kept = " Finished steps are kept, and the same command goes on after them."
+            click.echo(f"Stopped.{kept if ctx.invoked_subcommand == 'apply' else ''}", err=True)
             ctx.exit(130)
 
 
 class Option(click.Option):
-    """An option whose first spelling alone is shown; the others are Hugging Face's names for the same thing."""
+    """An option of which only the first spelling is shown; the others are Hugging Face's names for the same thing."""
 
     @contextmanager
     def _first_alone(self) -> Iterator[None]:
@@ -73,62 +71,90 @@ class Option(click.Option):
 
 
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A click option; what is spelt with underscores may be spelt with hyphens too."""
-    spellings = [name.replace("_", "-") for name in names if "_" in name and name.startswith("--")]
-    return click.option(*names, *spellings, cls=Option, **settings)
+    """A click option; each name may be spelt with hyphens or with underscores."""
+    both = [spelling for name in names for spelling in (name, _swap(name, "-", "_"), _swap(name, "_", "-"))]
+    return click.option(*dict.fromkeys(both), cls=Option, **settings)
 
 
-def together(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several options as one decorator, shown in this order."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
+def _swap(name: str, old: str, new: str) -> str:
+    return "--" + name[2:].replace(old, new) if name.startswith("--") and "/" not in name else name
 
 
 def _complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
     shipped = sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
-    return [*(CompletionItem(name) for name in shipped if name.startswith(incomplete)), CompletionItem("", type="file")]
+    names = [CompletionItem(name) for name in shipped if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
 
 
+count = click.IntRange(min=1)
+folder = click.Path(path_type=Path)
 recipe_argument = click.argument("recipe", shell_complete=_complete_recipe)
-set_option = option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change the recipe, as in steps.3.epochs=1."
-)
+set_option = option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="As in steps.3.epochs=1.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-quiet_option = option("--quiet", is_flag=True, help="No progress and no messages.")
-model_option = option(
-    "--model", "--model_name_or_path", required=True, metavar="M", help="Folder or Hub id of the original."
-)
-data_options = together(
+model_option = option("--model", "--model_name_or_path", required=True, metavar="M", help="Folder or Hub id.")
+columns_option = option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text.")
+timing_option = option("--timing/--no-timing", default=True, show_default=True, help="Measure milliseconds here.")
+
+DATA_OPTIONS = (
     option("--eval-data", "--validation_file", metavar="FILE", help="Rows to evaluate on, where --data has none."),
-    option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text."),
+    columns_option,
     option("--label-column", "--label_column_name", metavar="Y", help="The column of labels."),
-    option(
-        "--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", help="What labels are."
-    ),
-    option(
-        "--max-train-rows", "--max_train_samples", type=click.IntRange(min=1), metavar="N", help="Draw N training rows."
-    ),
-    option(
-        "--max-eval-rows", "--max_eval_samples", type=click.IntRange(min=1), metavar="N", help="Draw N evaluation rows."
-    ),
+    option("--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", show_default=True),
+    option("--max-eval-rows", "--max_eval_samples", type=count, metavar="N", help="Draw N evaluation rows."),
 )
-run_options = together(
+RUN_OPTIONS = (
     option(
-        "--max-tokens", "--max_seq_length", default=128, show_default=True, metavar="N", help="Longer texts are cut."
+        "--max-tokens",
+        "--max_seq_length",
+        type=count,
+        default=128,
+        show_default=True,
+        metavar="N",
+        help="Cut longer texts.",
     ),
-    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
-    option(
-        "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", help="auto: bf16 where it is fast."
-    ),
-    quiet_option,
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
+    option("--quiet", is_flag=True, help="No progress and no messages."),
 )
+
+
+def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for add in reversed(options):
+        command = add(command)
+    return command
+
+
+def data_options(command: Command) -> Command:
+    """The options that say how to read the data, handed to the command as one `DataOptions`."""
+
+    @functools.wraps(command)
+    def with_data(
+        *, eval_data: Any, text_columns: Any, label_column: Any, task: Any, max_eval_rows: Any,
+        max_train_rows: Any = None, **others: Any,
+    ) -> Any:  # fmt: skip
+        from compresskit.data import DataOptions
+
+        columns = _names(text_columns)
+        options = DataOptions(columns, label_column, task, eval_data, max_train_rows, max_eval_rows)
+        return command(options=options, **others)
+
+    return _with(DATA_OPTIONS, with_data)
+
+
+def run_options(command: Command) -> Command:
+    """The options about this machine, handed to the command as a `Run` and the `Terminal` that shows its progress."""
+
+    @functools.wraps(command)
+    def with_run(*, max_tokens: int, device: str, precision: str, quiet: bool, **others: Any) -> Any:
+        from compresskit.run import Run, pick_bf16, pick_device
+
+        terminal, picked = _terminal(quiet), pick_device(device)
+        run = Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
+        return command(run=run, terminal=terminal, **others)
+
+    return _with(RUN_OPTIONS, with_run)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -136,67 +162,42 @@ run_options = together(
 def cli() -> None:
     """Make BERT-like encoders small and fast by recipe: prune, factorize, distil and leave early.
 
-    RECIPE is a path or the name of a shipped recipe (see `compresskit recipes`). A model is a folder or a Hub id. Options
-    also go by their Hugging Face names: --model_name_or_path, --output_dir, --max_seq_length and so on.
+    RECIPE is a path or the name of a shipped recipe (see `compresskit recipes`). A model is a folder or a Hub id.
+    Options also go by their Hugging Face names: --model_name_or_path, --output_dir, --max_seq_length and so on.
     """
 
 
 @cli.command()
 @recipe_argument
 @model_option
-@option("--data", "--dataset_name", "--train_file", metavar="D", help="Labelled text: a folder, a file or a Hub id.")
-@option("--out", "--output_dir", required=True, type=click.Path(path_type=Path), metavar="OUT", help="A new folder.")
+@option("--data", "--dataset_name", "--train_file", metavar="D", help="Labelled text: folder, file or Hub id.")
+@option("--out", "--output_dir", required=True, type=folder, metavar="OUT", help="A new folder.")
 @set_option
 @option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the recipe's.")
 @data_options
+@option("--max-train-rows", "--max_train_samples", type=count, metavar="N", help="Draw N training rows.")
 @run_options
-@option("--cache-gigabytes", type=click.FloatRange(min=0), default=4.0, show_default=True, metavar="GB",
-        help="Memory for the teacher's hidden states.")  # fmt: skip
 @option(
-    "--reuse", type=click.Path(path_type=Path), metavar="DIR", help="Take over equal steps from another output folder."
+    "--cache-gigabytes", type=float, default=4.0, show_default=True, metavar="GB", help="For teachers' hidden states."
 )
-@option(
-    "--report-to",
-    "--report_to",
-    multiple=True,
-    metavar="TRACKER",
-    help="Experiment trackers, as transformers names them.",
-)
+@option("--reuse", type=folder, metavar="DIR", help="Take over equal steps from another output folder.")
+@option("--report-to", multiple=True, metavar="TRACKER", help="Experiment trackers, as transformers names them.")
 @json_option
 def apply(
-    recipe: str,
-    model: str,
-    data: str | None,
-    out: Path,
-    overrides: Sequence[str],
-    seed: int | None,
-    reuse: Path | None,
-    cache_gigabytes: float,
-    report_to: Sequence[str],
-    as_json: bool,
-    max_tokens: int,
-    device: Device,
-    precision: Precision,
-    quiet: bool,
-    **data_settings: Any,
-) -> None:
+    *, recipe: str, model: str, data: str | None, out: Path, overrides: Sequence[str], seed: int | None,
+    options: DataOptions, run: Run, terminal: Terminal, cache_gigabytes: float, reuse: Path | None,
+    report_to: Sequence[str], as_json: bool,
+) -> None:  # fmt: skip
     """Compress a model by a recipe and print the report. The same command again goes on where it was stopped."""
-    from dataclasses import replace
-
     from compresskit.recipe import read_recipe
 
     resolved = read_recipe(recipe, overrides)
-    if seed is not None:
-        resolved = replace(resolved, seed=seed)
+    resolved = resolved if seed is None else replace(resolved, seed=seed)
     from compresskit import apply as applying
 
-    terminal = _terminal(quiet)
-    run = replace(
-        _run(terminal, max_tokens, device, precision),
-        cache_bytes=int(cache_gigabytes * 2**30),
-        trackers=tuple(name for names in report_to for name in names.split(",") if name != "none"),
-    )
-    report = applying.apply(resolved, model, data, _data_options(data_settings, resolved.seed), out, run, reuse)
+    trackers = tuple(name for names in report_to for name in names.split(",") if name != "none")
+    run = replace(run, cache_bytes=int(cache_gigabytes * 2**30), trackers=trackers)
+    report = applying.apply(resolved, model, data, replace(options, seed=resolved.seed), out, run, reuse)
     if not _is_main_process():
         return
     if as_json:
@@ -209,33 +210,26 @@ def apply(
 @recipe_argument
 @model_option
 @set_option
-@option(
-    "--num-labels",
-    "--num_labels",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Classes of a head still to be trained.",
-)
+@option("--num-labels", type=count, metavar="N", help="Classes of a head still to be trained.")
 @json_option
-def plan(recipe: str, model: str, overrides: Sequence[str], num_labels: int | None, as_json: bool) -> None:
+def plan(*, recipe: str, model: str, overrides: Sequence[str], num_labels: int | None, as_json: bool) -> None:
     """Show what a recipe would make of a model, from its config alone."""
     from compresskit.checkpoint import read_original
     from compresskit.plan import make_plan
     from compresskit.recipe import read_recipe
+    from compresskit.views import plan_tables
 
     planned = make_plan(read_recipe(recipe, overrides), read_original(model, num_labels))
     if as_json:
         _print_json(planned.to_json())
-        return
-    from compresskit.views import plan_tables
-
-    _print_tables(_terminal(), plan_tables(planned))
+    else:
+        _print_tables(_terminal(), plan_tables(planned))
 
 
 @cli.command()
 @recipe_argument
 @set_option
-def check(recipe: str, overrides: Sequence[str]) -> None:
+def check(*, recipe: str, overrides: Sequence[str]) -> None:
     """Find every mistake in a recipe, without a model."""
     from compresskit.recipe import read_recipe
 
@@ -246,21 +240,19 @@ def check(recipe: str, overrides: Sequence[str]) -> None:
 @cli.command()
 @click.argument("model")
 @option("--against", metavar="ORIGINAL", help="The model to compare with.")
-@option("--timing/--no-timing", default=True, help="Measure milliseconds on this machine.  [default: timing]")
-@option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
-@quiet_option
+@timing_option
+@run_options
 @json_option
 @option("--markdown", is_flag=True, help="Print Markdown, for a model card.")
 def report(
-    model: str, against: str | None, timing: bool, device: Device, quiet: bool, as_json: bool, markdown: bool
+    *, model: str, against: str | None, timing: bool, run: Run, terminal: Terminal, as_json: bool, markdown: bool
 ) -> None:
     """Show what a model costs: parameters and FLOPs by block, heads and neurons by layer, milliseconds."""
-    if as_json and markdown:
-        raise click.UsageError("give --json or --markdown, not both")
     from compresskit.report_builder import report_on
 
-    terminal = _terminal(quiet)
-    found = report_on(model, against, _run(terminal, 128, device, "fp32"), timing)
+    if as_json and markdown:
+        raise click.UsageError("give --json or --markdown, not both")
+    found = report_on(model, against, run, timing)
     if as_json:
         _print_json(found.to_json())
     elif markdown:
@@ -271,38 +263,27 @@ def report(
 
 @cli.command()
 @click.argument("model")
-@option("--data", "--dataset_name", required=True, metavar="D", help="Labelled text: a folder, a file or a Hub id.")
+@option("--data", "--dataset_name", required=True, metavar="D", help="Labelled text: folder, file or Hub id.")
 @data_options
-@option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
-@option("--timing/--no-timing", default=True, help="Measure milliseconds with and without exits.  [default: timing]")
 @option("--seed", type=click.IntRange(min=0), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
+@option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
+@timing_option
 @run_options
 @json_option
 def evaluate(
-    model: str,
-    data: str,
-    thresholds: str | None,
-    timing: bool,
-    seed: int,
-    as_json: bool,
-    max_tokens: int,
-    device: Device,
-    precision: Precision,
-    quiet: bool,
-    **data_settings: Any,
-) -> None:
+    *, model: str, data: str, options: DataOptions, seed: int, thresholds: str | None, timing: bool, run: Run,
+    terminal: Terminal, as_json: bool,
+) -> None:  # fmt: skip
     """Score a model on labelled text: at every exit, and at every threshold."""
-    tried = _numbers(thresholds)
     from compresskit.batches import collate, encode
     from compresskit.data import load_corpus
     from compresskit.evaluate import evaluate as evaluate_model
     from compresskit.views import evaluation_tables
 
-    terminal = _terminal(quiet)
-    run = _run(terminal, max_tokens, device, precision)
+    tried = _numbers(thresholds)
     ready = _load(model, run)
-    corpus = load_corpus(data, _data_options(data_settings, seed), ready.labels, need_train=False)
-    rows = encode(corpus.eval, ready.tokenizer, max_tokens, "token_type_ids" in ready.model.input_names)
+    corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False)
+    rows = encode(corpus.eval, ready.tokenizer, run.max_tokens, "token_type_ids" in ready.model.input_names)
     padded = collate(ready.tokenizer.pad_token_id, ready.tokenizer.pad_token_type_id)
     found = evaluate_model(ready.model, rows, padded, corpus.task, run, tried, timing)
     if as_json:
@@ -314,42 +295,27 @@ def evaluate(
 @cli.command()
 @click.argument("model")
 @option("--input", "--test_file", "source", metavar="FILE", help="csv, tsv, json lines or parquet.")
-@option(
-    "--output", "target", metavar="FILE", help="csv, tsv or json lines: the input with label, probability and exit."
-)
+@option("--output", "target", metavar="FILE", help="csv, tsv or json lines: with label, probability and exit added.")
 @option("--text", "texts", multiple=True, metavar="TEXT", help="Classify this text; may be given again.")
-@option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text.")
+@columns_option
 @run_options
 @json_option
 def predict(
-    model: str,
-    source: str | None,
-    target: str | None,
-    texts: Sequence[str],
-    text_columns: str | None,
-    max_tokens: int,
-    device: Device,
-    precision: Precision,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+    *, model: str, source: str | None, target: str | None, texts: Sequence[str], text_columns: str | None, run: Run,
+    terminal: Terminal, as_json: bool,
+) -> None:  # fmt: skip
     """Label the rows of a file, or texts given here."""
-    if bool(texts) == bool(source) or bool(source) != bool(target):
-        raise click.UsageError("give --input and --output, or --text")
-    from dataclasses import asdict
-
-    from compresskit.predict import predict as predict_file
-    from compresskit.predict import predict_texts
+    from compresskit import predict as predicting
     from compresskit.views import prediction_table
 
-    terminal = _terminal(quiet)
-    run = _run(terminal, max_tokens, device, precision)
+    if bool(texts) == bool(source) or bool(source) != bool(target):
+        raise click.UsageError("give --input and --output, or --text")
     ready = _load(model, run)
     if source and target:
-        count = predict_file(ready.model, ready.tokenizer, source, target, run, _names(text_columns))
-        terminal.say(f"{count:,} rows written to {target}")
+        rows = predicting.predict(ready.model, ready.tokenizer, source, target, run, _names(text_columns))
+        terminal.say(f"{rows:,} rows written to {target}")
         return
-    answers = predict_texts(ready.model, ready.tokenizer, texts, run)
+    answers = predicting.predict_texts(ready.model, ready.tokenizer, texts, run)
     if as_json:
         _print_json([{"text": text, **asdict(answer)} for text, answer in zip(texts, answers, strict=True)])
     else:
@@ -359,68 +325,53 @@ def predict(
 @cli.command()
 @click.argument("name", required=False)
 @json_option
-def strategies(name: str | None, as_json: bool) -> None:
+def strategies(*, name: str | None, as_json: bool) -> None:
     """List what recipes can name after `by`, and where it comes from; or show one's manual page."""
-    import inspect
-
     from compresskit.catalogue import load_catalogue
+    from compresskit.views import catalogue_tables, manual_page
 
     entries = [entry for entry in load_catalogue().entries() if name in (None, entry.name)]
     if not entries:
         raise CompresskitError(f"there is no strategy '{name}'; `compresskit strategies` lists them")
     if as_json:
-        _print_json([
-            {"kind": e.kind, "name": e.name, "summary": e.summary, "distribution": e.origin.distribution, "version": e.origin.version}
-            for e in entries
-        ])  # fmt: skip
+        listed = [{"kind": entry.kind, "name": entry.name, "summary": entry.summary} for entry in entries]
+        _print_json([row | asdict(entry.origin) for row, entry in zip(listed, entries, strict=True)])
     elif name is None:
-        from compresskit.views import catalogue_tables
-
         _print_tables(_terminal(), catalogue_tables(entries))
     else:
-        for entry in entries:
-            page = inspect.getdoc(entry.what) if isinstance(entry.what, type) else entry.summary
-            click.echo(f"{entry.kind} {entry.name} (from {entry.origin})\n\n{page}")
+        click.echo("\n\n".join(manual_page(entry) for entry in entries))
 
 
 @cli.command()
 @click.argument("name", required=False, shell_complete=_complete_recipe)
-def recipes(name: str | None) -> None:
+def recipes(*, name: str | None) -> None:
     """List the shipped recipes, or print one to start from."""
     from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
-    from compresskit.tables import Table
+    from compresskit.views import recipe_table
 
-    if name is not None:
+    if name is None:
+        _print_tables(_terminal(), [recipe_table([read_recipe(shipped) for shipped in recipes_shipped()])])
+    else:
         click.echo(recipe_text(name), nl=False)
-        return
-    rows = tuple((shipped, read_recipe(shipped).about.strip()) for shipped in recipes_shipped())
-    _print_tables(_terminal(), [Table("Recipes", ("name", "about"), rows)])
 
 
 @cli.command()
 @click.argument("model")
-@option(
-    "--out",
-    "--output_dir",
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="A new folder; MODEL-stock if not given.",
-)
+@option("--out", "--output_dir", type=folder, metavar="OUT", help="A new folder; MODEL-stock where not given.")
 @option("--format", "form", type=click.Choice(["stock"]), default="stock", show_default=True, help="What to write.")
-def export(model: str, out: Path | None, form: Literal["stock"]) -> None:
+def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
     """Write a compressed model as a plain checkpoint of its original kind, for tools without compresskit."""
+    from compresskit import export as exporting
     from compresskit.checkpoint import load
-    from compresskit.export import NOTE
-    from compresskit.export import export as write
 
-    folder = out or Path(f"{model.rstrip('/')}-{form}")
-    write(load(model), folder, form)
-    click.echo(f"{folder}: a plain checkpoint with the function of the last exit; {NOTE}")
+    target = out or Path(f"{model.rstrip('/')}-{form}")
+    exporting.export(load(model), target, form)
+    click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+def completion(*, shell: str) -> None:
     """Print a script that completes commands and recipe names, to be sourced by SHELL."""
     from click.shell_completion import get_completion_class
 
@@ -440,13 +391,6 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _run(terminal: Terminal, max_tokens: int, device: Device, precision: Precision) -> Run:
-    from compresskit.run import Run, pick_bf16, pick_device
-
-    picked = pick_device(device)
-    return Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
-
-
 def _load(model: str, run: Run) -> Checkpoint:
     """A model that can answer: on its device, in eval mode."""
     from compresskit.checkpoint import load
@@ -459,12 +403,6 @@ def _load(model: str, run: Run) -> Checkpoint:
         raise DataError(f"--max-tokens {run.max_tokens} is more than {model} can read; give at most {longest}")
     ready.model.to(run.device).eval()
     return ready
-
-
-def _data_options(settings: dict[str, Any], seed: int) -> DataOptions:
-    from compresskit.data import DataOptions
-
-    return DataOptions(**{**settings, "text_columns": _names(settings["text_columns"])}, seed=seed)
 
 
 def _names(columns: str | None) -> tuple[str, ...] | None:

@@ -13,7 +13,8 @@ class CompressedConfig(PreTrainedConfig):  # type: ignore[misc]
     Args:
         original: the original's config as a dictionary, with its `model_type`.
         shape: `Shape.to_json()`, or None for the original's own shape.
-        exit_policy: `{"by": name, "with": options}`, or None where every example goes to the last layer.
+        exit_policy: `{"by": name, "with": options, "from": "distribution version"}`, or None where every example goes
+            to the last layer. `from` only says what to install where the policy is missing.
     """
 
     model_type = "compresskit"

@@ -1,13 +1,13 @@
 """The records of what was done to a model, their JSON form, and what each does to a model's shape.
 
-Edits are data: they can be printed, saved, and replayed on the original by `surgery.perform`. `shape.after(edit)` needs no
-weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
+Edits are data: they can be printed, saved, and replayed on the original by `surgery.perform`. `shape.after(edit)` needs
+no weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from compresskit.errors import CheckpointError
@@ -32,7 +32,8 @@ class Shape:
         rank: of the factored word embedding, or None where it is one table.
         exits: 1-based numbers of the layers that have an exit head; empty where the original read-out answers alone.
         head: kind of the exit heads, or None without exits.
-        read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the last layer.
+        read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the
+            last layer.
     """
 
     layers: tuple[LayerShape, ...]
@@ -123,7 +124,7 @@ class FactorizeEmbedding:
 
 @dataclass(frozen=True)
 class AddExits:
-    """Put an exit head after each of these layers (1-based). With `read_out` the original's own head answers at the last one."""
+    """Put an exit head after each of these layers (1-based). With `read_out` the original's own is the last."""
 
     kind: ClassVar[str] = "add-exits"
     layers: tuple[int, ...]
@@ -150,16 +151,23 @@ def edit_to_json(edit: Edit) -> dict[str, Any]:
 
 
 def edit_from_json(data: Mapping[str, Any]) -> Edit:
-    """Read what `edit_to_json` wrote.
+    """Read what `edit_to_json` wrote; what a record adds to it, such as the number of the step, is passed over.
 
     Raises:
-        CheckpointError: the edit is of a kind that this version does not know.
+        CheckpointError: the edit is of a kind that this version does not know, or lacks a field.
     """
     kind = data.get("edit")
     if kind not in EDITS:
-        raise CheckpointError(f"unknown edit '{kind}' (known: {', '.join(sorted(EDITS))}); update compresskit to read it")
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "edit"}
-    made: Edit = EDITS[kind](**fields)
+        raise CheckpointError(
+            f"unknown edit '{kind}' (known: {', '.join(sorted(EDITS))}); update compresskit to read it"
+        )
+    given: dict[str, Any] = {}
+    for field in fields(EDITS[kind]):
+        if field.name not in data:
+            raise CheckpointError(f"edit '{kind}' has no '{field.name}'; its file is damaged, copy the folder again")
+        value = data[field.name]
+        given[field.name] = tuple(value) if isinstance(value, list) else value
+    made: Edit = EDITS[kind](**given)
     return made
 
 

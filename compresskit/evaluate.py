@@ -104,6 +104,12 @@ class Evaluation:
         """The task's metric at the last exit."""
         return self.per_exit[max(self.per_exit)][self.task.metric]
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the metrics that people are shown: the task's first; Matthews' only where it is the task's."""
+        names = self.per_exit[max(self.per_exit)]
+        return (self.task.metric, *(name for name in names if name not in (self.task.metric, "matthews")))
+
     def to_json(self) -> dict[str, Any]:
         """What `compresskit evaluate --json` prints."""
         own = None if self.own is None else {"policy": self.policy, **self.own.to_json()}

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from compresskit.anatomy import Anatomy, find
-from compresskit.checkpoint import Checkpoint, whole
+from compresskit.checkpoint import Checkpoint
 from compresskit.errors import CheckpointError
 from compresskit.modules import CompressedForSequenceClassification, ExitHead
 from compresskit.surgery import word_embedding
+from compresskit.writing import whole
 
 NOTE = "no speed gain: what was cut is filled with zeros, so size and speed are the original's"
 

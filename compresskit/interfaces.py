@@ -1,8 +1,8 @@
 """START HERE. The four things a strategy can be, one abstract method each.
 
-A strategy decides; the core does. A Pruner scores units and removes nothing, a Factorizer splits one matrix, an ExitPolicy says
-who may leave, a Distiller measures a distance. A strategy is a frozen dataclass: its fields are its recipe options (under
-`with:`), its docstring is its manual page, and it keeps no state between calls.
+A strategy decides; the core does. A Pruner scores units and removes nothing, a Factorizer splits one matrix, an
+ExitPolicy says who may leave, a Distiller measures a distance. A strategy is a frozen dataclass: its fields are its
+recipe options (under `with:`), its docstring is its manual page, and it keeps no state between calls.
 
     @final
     @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Context(Protocol):
     def gradient(self, weight: nn.Parameter, reduce: Literal["signed", "absolute"]) -> Tensor:
         """Gradients of the step's loss summed over batches of the training data, shaped like `weight`.
 
-        `signed` is the sum of batch gradients, `absolute` the sum of their absolute values. One pass over the data serves all
-        weights and both sums. Only strategies with `needs_data` may call it.
+        `signed` is the sum of batch gradients, `absolute` the sum of their absolute values. One pass over the data
+        serves all weights and both sums. Only strategies with `needs_data` may call it.
         """
         ...
 
@@ -53,7 +53,8 @@ class Trace:
 
     Args:
         logits: (batch, classes) per exit, by 1-based layer number; the last layer is always there.
-        hidden: embedding output and the output of each layer, (batch, tokens, hidden) each: L + 1 tensors. Empty if not recorded.
+        hidden: embedding output and the output of each layer, (batch, tokens, hidden) each: L + 1 tensors. Empty if
+            not recorded.
         mask: (batch, tokens), 1 where there is a token and 0 where there is padding.
     """
 
@@ -106,7 +107,10 @@ class Factorizer(Strategy):
 
 
 class ExitPolicy(Strategy):
-    """Decides, at each exit but the last, which examples may leave. The answer for one example must not depend on the others."""
+    """Decides, at each exit but the last, which examples may leave.
+
+    The answer for one example must not depend on the others.
+    """
 
     @abstractmethod
     def leave(self, trail: ExitTrail) -> BoolTensor:

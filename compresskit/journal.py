@@ -1,7 +1,7 @@
 """What has been done in an output folder, step by step, so that a run that was stopped goes on where it was.
 
-Each finished step is a folder `steps/NN-name`: a whole model and `step.json` with a digest of everything the step's result depends
-on. Steps inside a repeat keep their weights only until the next one is done; their record stays.
+Each finished step is a folder `steps/NN-name`: a whole model and `step.json` with a digest of everything its result
+depends on. Steps inside a repeat keep their weights only until the next one is done; their record stays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from compresskit.checkpoint import save
 from compresskit.edits import Edit, edit_from_json, edit_to_json
 from compresskit.errors import CompresskitError
 from compresskit.modules import CompressedForSequenceClassification
+from compresskit.writing import saving
 
 STEP = "step.json"
 RUN = "run.json"
@@ -97,47 +98,59 @@ class Journal:
         """Digest of the whole run."""
         return self.digests[-1]
 
-    def open(self, reuse: Path | None) -> list[Entry]:
-        """The steps that are done already, up to the last one whose weights are there. Makes the folder where it is new.
+    def open(self, reuse: Path | None) -> None:
+        """Claim the folder for this run, and clear away what a kill left half-done.
 
         Args:
             reuse: another output folder; its first steps are taken over where they are the same.
 
         Raises:
-            CompresskitError: the folder holds something else.
+            CompresskitError: the folder holds something else, or there is nothing to reuse.
         """
+        if reuse is not None and not (reuse / RUN).is_file():
+            raise CompresskitError(f"--reuse {reuse} was not written by compresskit apply; give an output folder of it")
         self._claim()
         if reuse is not None:
             self._adopt(reuse)
-        done = _entries(self.out, self.digests, self.names)
-        while done and not (self.out / done[-1].folder / WEIGHTS).is_file():
-            done.pop()
-        for stray in sorted((self.out / "steps").glob("[0-9]*")):
-            if stray.name not in {Path(entry.folder).name for entry in done}:
+        done = self.done()
+        wanted = {*(Path(entry.folder).name for entry in done), self.scratch(len(done) + 1).name}
+        for stray in sorted((self.out / "steps").glob("*")):
+            if stray.name not in wanted:
                 shutil.rmtree(stray)
-        return done
+
+    def is_finished(self, papers: Sequence[str]) -> bool:
+        """Whether this very run has been here and has written its papers, which come last."""
+        ours = _read(self.out / RUN).get("digest") == self.whole
+        return ours and all((self.out / paper).is_file() for paper in papers)
+
+    def done(self) -> list[Entry]:
+        """The finished steps, up to the last one whose weights are there."""
+        return _resumable(self.out, self.digests, self.names)
 
     def commit(self, entry: Entry, model: CompressedForSequenceClassification, tokenizer: Any) -> None:
-        """Write a finished step, whole or not at all, and drop weights that nothing will ask for again."""
+        """Write a finished step, whole or not at all, and drop what nothing will ask for again.
+
+        Raises:
+            CheckpointError: it could not be written; all before it is kept.
+        """
         text = json.dumps(entry.to_json(), indent=1)
         save(model, tokenizer, self.out / entry.folder, {STEP: text})
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch(entry.number), ignore_errors=True)
         before = entry.number - 2
         if before >= 0 and not self.kept[before]:
             (self.out / "steps" / f"{before + 1:02d}-{self.names[before]}" / WEIGHTS).unlink(missing_ok=True)
 
-    @property
-    def scratch(self) -> Path:
-        """Where the Trainer's checkpoints of the step under way are."""
-        return self.out / "steps" / "training"
+    def scratch(self, number: int) -> Path:
+        """Where the Trainer's checkpoints of a step are while it is under way."""
+        return self.out / "steps" / f"training-{number:02d}"
 
     def _claim(self) -> None:
         if self.out.exists() and not self.out.is_dir():
             raise CompresskitError(f"--out {self.out} is a file; give a folder")
-        inside = sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else []
-        record = self.out / RUN
-        if record.is_file():
-            if json.loads(record.read_text(encoding="utf-8")).get("digest") != self.whole:
+        scratch = self.out / f".{RUN}"
+        inside = sorted(path.name for path in self.out.iterdir() if path != scratch) if self.out.is_dir() else []
+        if RUN in inside:
+            if _read(self.out / RUN).get("digest") != self.whole:
                 raise CompresskitError(
                     f"--out {self.out} holds another run (its recipe, model, data, seed or version differs); "
                     f"give a new folder, with --reuse {self.out} to take over the steps that are the same"
@@ -148,24 +161,21 @@ class Journal:
                 f"--out {self.out} is not empty and was not written by compresskit apply ({inside[0]} is in it); "
                 "give a new or empty folder"
             )
-        (self.out / "steps").mkdir(parents=True, exist_ok=True)
-        scratch = self.out / f".{RUN}"
-        scratch.write_text(json.dumps({"digest": self.whole}), encoding="utf-8")
-        scratch.replace(record)
+        with saving(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps({"digest": self.whole}), encoding="utf-8")
+            scratch.replace(self.out / RUN)
 
     def _adopt(self, other: Path) -> None:
         """Link in the steps of another output folder that are the same as ours."""
-        theirs = _entries(other, self.digests, self.names)
-        while theirs and not (other / theirs[-1].folder / WEIGHTS).is_file():
-            theirs.pop()
-        for entry in theirs:
+        for entry in _resumable(other, self.digests, self.names):
             target = self.out / entry.folder
             if not (target / STEP).is_file():
-                shutil.rmtree(target, ignore_errors=True)
-                beside = target.with_name(f".{target.name}.linking")
-                shutil.rmtree(beside, ignore_errors=True)
-                shutil.copytree(other / entry.folder, beside, copy_function=_link)
-                beside.rename(target)
+                with saving(target):
+                    beside = target.with_name(f".{target.name}.linking")
+                    shutil.rmtree(beside, ignore_errors=True)
+                    shutil.copytree(other / entry.folder, beside, copy_function=_link)
+                    beside.rename(target)
 
 
 def _link(source: str, target: str) -> None:
@@ -176,15 +186,23 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _entries(out: Path, digests: Sequence[str], names: Sequence[str]) -> list[Entry]:
-    """Finished steps from the first on, as far as their digests are the expected ones."""
+def _resumable(out: Path, digests: Sequence[str], names: Sequence[str]) -> list[Entry]:
+    """Finished steps from the first on, as far as their digests are the expected ones; the last one has its weights."""
     found = []
     for number, (expected, name) in enumerate(zip(digests, names, strict=True), start=1):
-        path = out / "steps" / f"{number:02d}-{name}" / STEP
-        if not path.is_file():
+        data = _read(out / "steps" / f"{number:02d}-{name}" / STEP)
+        if data.get("digest") != expected:
             break
-        entry = Entry.from_json(json.loads(path.read_text(encoding="utf-8")))
-        if entry.digest != expected:
-            break
-        found.append(entry)
+        found.append(Entry.from_json(data))
+    while found and not (out / found[-1].folder / WEIGHTS).is_file():
+        found.pop()
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or none that can be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

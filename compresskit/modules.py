@@ -1,12 +1,13 @@
 """The modules that compression leaves behind: factored embedding, exit heads, and the model that holds them all.
 
-`CompressedForSequenceClassification` wraps any supported encoder. It runs the layers itself, because an example that leaves
-early must stop the work, and because gradients are rescaled between the layers.
+`CompressedForSequenceClassification` wraps any supported encoder. It runs the layers itself, because an example that
+leaves early must stop the work, and because gradients are rescaled between the layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,11 +21,12 @@ from transformers import (
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
+from compresskit import registration
 from compresskit.anatomy import Anatomy, find, layers
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.edits import HeadKind, Shape
-from compresskit.errors import CheckpointError
+from compresskit.errors import CheckpointError, RecipeError
 from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
 
 if TYPE_CHECKING:
@@ -114,9 +116,10 @@ class ExitHead(nn.Module):
 class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     """An encoder for sequence classification, of any shape that edits can give it, with exits.
 
-    In eval mode, with an exit policy and `leave_early` on, an example leaves at the first exit that its policy allows: at each
-    exit the leavers are answered and the survivors packed together, so their number and length shrink with depth. The answer
-    for an example does not depend on the batch it came in. In train mode, or with `leave_early` off, all go to the last layer.
+    In eval mode, with an exit policy and `leave_early` on, an example leaves at the first exit that its policy allows:
+    at each exit the leavers are answered and the survivors packed together, so their number and length shrink with
+    depth. The answer for an example does not depend on the batch it came in. In train mode, or with `leave_early` off,
+    all go to the last layer.
     """
 
     config_class = CompressedConfig
@@ -134,8 +137,9 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.anatomy: Anatomy = catalogue.anatomy(model_type)
         if network is None:
             own = AutoConfig.for_model(**config.original)
+            # The precision is the one asked for now, which the loader has made torch's default, not the original's.
             network = AutoModelForSequenceClassification.from_config(
-                own, attn_implementation=config._attn_implementation
+                own, dtype=None, attn_implementation=config._attn_implementation
             )
         self.network = network
         self.exits = nn.ModuleDict()
@@ -147,7 +151,13 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
 
             reshape(self, Shape.from_json(config.shape))
         self.post_init()
-        self.set_policy(config.exit_policy)
+        try:
+            self.set_policy(config.exit_policy)
+        except CheckpointError as error:
+            # At full depth the answers are as good as they get, and a report or an export needs no policy at all.
+            origin = (config.exit_policy or {}).get("from")
+            named = f" ({origin})" if origin else ""
+            warnings.warn(f"{error}{named}; until then every example goes to the last layer", stacklevel=2)
 
     @property
     def depth(self) -> int:
@@ -171,13 +181,19 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             policy: `{"by": name, "with": options}` or None.
 
         Raises:
-            CheckpointError: no installed plugin knows the policy.
+            CheckpointError: no installed plugin knows the policy, or not with these options.
         """
-        self.config.exit_policy = policy
-        self.policy = None
+        made = None
         if policy is not None:
-            strategy = load_catalogue().strategy("exit-policy", policy["by"])
-            self.policy = cast(ExitPolicy, build(strategy, dict(policy.get("with", {}))))
+            try:
+                strategy = load_catalogue().strategy("exit-policy", policy["by"])
+                made = cast(ExitPolicy, build(strategy, dict(policy.get("with", {}))))
+            except RecipeError as error:
+                raise CheckpointError(
+                    f"this model's exit policy can't be used: {error}; install the plugin that it comes from"
+                ) from error
+        self.config.exit_policy = policy
+        self.policy = made
 
     def sync_config(self) -> None:
         """Write the shape into the config, so that a saved folder can be rebuilt."""
@@ -225,8 +241,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             batch: the tensors named by `input_names`.
             hidden: also record the L + 1 hidden states.
             exits: answer at these layers only; all exits where None.
-            gradient_equilibrium: rescale gradients between layers, so that layer k receives the mean, not the sum, of the
-                gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
+            gradient_equilibrium: rescale gradients between layers, so that layer k receives the mean, not the sum, of
+                the gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
         """
         exits = self.exit_layers if exits is None else exits
         mask = batch["attention_mask"]
@@ -247,7 +263,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 state = scale_gradient(state, above - (number in exits))
         return Trace(logits, tuple(states) if hidden else (), mask)
 
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917 - transformers passes the batch's tensors by these names
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -256,6 +272,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         record_exits: tuple[int, ...] | None = None,
         record_hidden: bool = False,
         gradient_equilibrium: bool = False,
+        objective: Callable[[Trace], Tensor] | None = None,
         **unused: Any,
     ) -> CompressedOutput:
         """Classify a batch.
@@ -265,6 +282,9 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             labels: (batch,) class numbers, or numbers for regression.
             record_exits: run the whole depth and return the logits of these exits too.
             record_hidden, gradient_equilibrium: as in `trace`; only with `record_exits`.
+            objective: makes the loss from the trace, and the loss alone is returned; only with `record_exits`. With
+                several processes, what looks for weights without a gradient must see nothing that the loss does not
+                use.
             unused: other inputs that tokenizers produce and this family does not read.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -275,6 +295,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             logits, left = self._leave_early(batch, self.policy)
             return CompressedOutput(self._loss(logits, labels), logits, left)
         trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
+        if objective is not None:
+            return CompressedOutput(objective(trace))
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = dict(trace.logits) if record_exits is not None else None
         return CompressedOutput(
@@ -321,9 +343,10 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
     def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is None:
             return None
-        if self.config.problem_type == "regression":
+        problem = self.config.problem_type
+        if problem == "regression" or (problem is None and logits.shape[-1] == 1):
             return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-        if self.config.problem_type == "multi_label_classification":
+        if problem == "multi_label_classification" or (problem is None and labels.is_floating_point()):
             return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
         return nn.functional.cross_entropy(logits.float(), labels)
 
@@ -339,7 +362,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         except RuntimeError as error:
             raise CheckpointError(
-                f"{name}: the weights do not fit the shape in config.json; the folder mixes two checkpoints, copy it again"
+                f"{name}: the weights do not fit the shape in config.json; "
+                "the folder mixes two checkpoints, copy it again"
             ) from error
         wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
         if wrong:
@@ -365,6 +389,12 @@ def wrap(network: PreTrainedModel, anatomy: Anatomy) -> CompressedForSequenceCla
         label2id=dict(own.label2id),
         problem_type=own.problem_type,
     )
+    for module in network.modules():
+        # Otherwise `post_init` would draw new weights for modules that were put into the network by hand.
+        setattr(module, "_is_hf_initialized", True)  # noqa: B010 - mypy takes the attribute for a Module
     model = CompressedForSequenceClassification(config, network)
     model.train(network.training)
     return model
+
+
+registration.register()

@@ -1,4 +1,4 @@
-"""A recipe resolved against one model: names become classes, fractions become counts, costs are foreseen. Needs no weights."""
+"""A recipe resolved against one model: fractions become counts, and costs are foreseen. Needs no weights."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def make_plan(recipe: Recipe, original: Original) -> Plan:
     """Resolve a recipe against a model's config.
 
     Raises:
-        RecipeError: a count is more than there is, nothing would be left, or exits miss the last layer; all of them at once.
+        RecipeError: a count is more than there is, nothing would be left, or exits miss the last layer; all at once.
     """
     planner = _Planner(original)
     steps = tuple(planner.plan(recipe.steps))
@@ -128,8 +128,8 @@ class _Planner:
         layers = []
         for index, layer in enumerate(self.shape.layers):
             full = getattr(start.layers[index], target)
-            goal = self._count(prune, prune.keep, full, f"{target}")
-            layers.append(replace(layer, **{target: towards(full, goal, way)}))
+            kept = towards(full, self._count(prune, prune.keep, full, target), way)
+            layers.append(replace(layer, **{target: min(kept, getattr(layer, target))}))
         self.shape = replace(self.shape, layers=tuple(layers))
 
     def _prune_layers(self, prune: Prune) -> None:
@@ -143,18 +143,34 @@ class _Planner:
 
     def _factorize(self, factorize: Factorize, start: Shape, way: Fraction) -> None:
         full = self.original.dims.embedding
-        goal = self._count(factorize, factorize.rank, full, "rank of the word embedding's")
+        goal = self._count(factorize, factorize.rank, full, "dimensions of the word embedding")
+        if start.rank and goal > start.rank:
+            self._mistake(
+                factorize,
+                f"rank {goal} is more than the word embedding's {start.rank} by now; rank at most {start.rank}",
+            )
         self.shape = replace(self.shape, rank=towards(start.rank or full, goal, way))
 
     def _exit(self, exit_: Exit) -> None:
         depth = len(self.shape.layers)
         layers = tuple(range(1, depth + 1)) if exit_.layers == "all" else exit_.layers
-        if layers[-1] != depth:
+        if layers[-1] > depth:
             self._mistake(
-                exit_, f"the last exit is after layer {layers[-1]}, but the model has {depth} layers; add {depth} to the list"
+                exit_,
+                f"layer {layers[-1]} is not one of the {depth} layers; "
+                f"give numbers from 1 to {depth}, {depth} included",
+            )
+        elif layers[-1] < depth:
+            self._mistake(
+                exit_,
+                f"the last exit is after layer {layers[-1]}, but the model has {depth} layers; add {depth} to the list",
             )
         if exit_.start == "original":
             self.shape = self.original.shape
+        if exit_.pooler == "keep" and not self.shape.read_out:
+            self._mistake(
+                exit_, "'pooler: keep' needs the original's read-out, which this model no longer has; take it out"
+            )
         self.shape = replace(self.shape, exits=layers, head=exit_.head, read_out=exit_.pooler == "keep")
 
     def _count(self, verb: Prune | Factorize, amount: Amount | tuple[int, ...], full: int, what: str) -> int:
@@ -164,12 +180,10 @@ class _Planner:
         if isinstance(amount, Fraction):
             count = floor(amount * full + Fraction(1, 2))
             if count < 1:
-                self._mistake(
-                    verb, f"{option} {amount} of {full} {what} leaves none; keep at least 1 of them (1/{full})"
-                )
+                self._mistake(verb, f"{option} {amount} of {full} {what} leaves none; {option} at least 1/{full}")
             return max(count, 1)
         if amount > full:
-            self._mistake(verb, f"{option} {amount} is more than the {full} {what} there are; {option} at most {full}")
+            self._mistake(verb, f"{option} {amount} is more than the {full} {what}; {option} at most {full}")
         return min(amount, full)
 
     def _mistake(self, verb: Verb, message: str) -> None:
@@ -177,7 +191,7 @@ class _Planner:
 
 
 def towards(start: int, goal: int, way: Fraction) -> int:
-    """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF's schedule."""
+    """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF schedules."""
     return int(start - (start - goal) * way)
 
 
@@ -185,7 +199,7 @@ def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
     """Neighbouring prunes of units as one piece of work."""
     waiting: list[Prune] = []
     for verb in verbs:
-        if isinstance(verb, Prune) and verb.target != "layers" and (not waiting or _share_scores(verb, waiting[0])):
+        if isinstance(verb, Prune) and verb.target != "layers" and all(_share_scores(verb, one) for one in waiting):
             waiting.append(verb)
             continue
         if waiting:
@@ -204,6 +218,8 @@ def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
 
 
 def _share_scores(one: Prune, other: Prune) -> bool:
-    """Whether two neighbouring prunes look at the same gradients."""
+    """Whether two neighbouring prunes look at the same gradients of different units."""
+    if one.target == other.target:
+        return False
     settings = ("teacher", "loss", "portion", "batch_size", "exits", "gradient_equilibrium")
     return all(getattr(one, name) == getattr(other, name) for name in settings)

@@ -116,4 +116,4 @@ def _answers(
         return
     probabilities, classes = logits.softmax(-1).max(-1)
     for probability, label, left in zip(probabilities.tolist(), classes.tolist(), exits.tolist(), strict=True):
-        yield Prediction(str(model.config.id2label[label]), probability, left)
+        yield Prediction(str(model.config.id2label[label]), round(probability, 6), left)

@@ -1,7 +1,8 @@
 """Makes transformers' Auto classes know compressed checkpoints, without importing transformers or torch for it.
 
-The Auto classes live in two modules that are slow to import. If they are loaded already, registration happens at once; if
-not, it happens right after they are, so `import compresskit` costs nothing and its place among the imports does not matter.
+The Auto classes live in two modules that are slow to import. If they are loaded already, registration happens at once;
+if not, it happens right after they are, so `import compresskit` costs nothing and its place among the imports does not
+matter.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ def _register_config() -> None:
 def _register_model() -> None:
     from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
 
+    from compresskit import modules
     from compresskit.config import CompressedConfig
-    from compresskit.modules import CompressedForSequenceClassification
 
-    AutoModelForSequenceClassification.register(CompressedConfig, CompressedForSequenceClassification, exist_ok=True)
+    # Where importing `modules` is what brought the Auto classes in, it is not ready yet, and registers at its own end.
+    if not hasattr(modules, "CompressedForSequenceClassification"):
+        return
+    AutoModelForSequenceClassification.register(
+        CompressedConfig, modules.CompressedForSequenceClassification, exist_ok=True
+    )
 
 
 _ACTIONS: dict[str, Callable[[], None]] = {

@@ -93,14 +93,12 @@ def report_on(model: str, against: str | None, run: Run, timing: bool = True) ->
 
 
 def scores(evaluation: Evaluation) -> tuple[Score, ...]:
-    """The task's metric first, then the others; Matthews' correlation only where it is the task's."""
-    metric = evaluation.task.metric
-    last = evaluation.per_exit[max(evaluation.per_exit)]
-    names = [metric, *(name for name in last if name not in (metric, "matthews"))]
-    answered = evaluation.own.metrics if evaluation.own else last
+    """The metrics that people are shown, the task's first."""
+    answered = evaluation.own.metrics if evaluation.own else evaluation.per_exit[max(evaluation.per_exit)]
     exits = evaluation.per_exit if len(evaluation.per_exit) > 1 else {}
     return tuple(
-        Score(name, answered[name], {number: metrics[name] for number, metrics in exits.items()}) for name in names
+        Score(name, answered[name], {number: metrics[name] for number, metrics in exits.items()})
+        for name in evaluation.shown
     )
 
 

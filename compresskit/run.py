@@ -19,7 +19,8 @@ class Run:
         device: `cpu` or `cuda`.
         bf16: whether matrices are multiplied in bfloat16 under autocast.
         max_tokens: texts are cut to this many tokens.
-        cache_bytes: memory that a frozen teacher's hidden states may take; beyond it they are computed again in each batch.
+        cache_bytes: memory that a frozen teacher's hidden states may take; beyond it they are computed again in each
+            batch.
         checkpoint_steps: optimizer steps between two checkpoints inside a long training.
         trackers: names of experiment trackers, passed on to transformers.Trainer as `report_to`.
         progress: where progress is shown.
@@ -47,7 +48,9 @@ def pick_device(wish: str) -> str:
     if wish == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wish == "cuda" and not torch.cuda.is_available():
-        raise CompresskitError("--device cuda: torch sees no CUDA device here; use --device cpu or install a CUDA build of torch")
+        raise CompresskitError(
+            "--device cuda: torch sees no CUDA device here; use --device cpu or install a CUDA build of torch"
+        )
     return wish
 
 

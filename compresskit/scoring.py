@@ -24,7 +24,7 @@ Sums = dict[int, Tensor]
 
 
 class ScoreContext:
-    """The `Context` of one step. Gradients are computed at the first request, in one pass for all weights and both sums."""
+    """The `Context` of one step. Gradients are computed at the first request, in one pass for all weights and sums."""
 
     def __init__(self, generator: Generator, measure: Callable[[], tuple[Sums, Sums]] | None) -> None:
         self._generator = generator
@@ -77,12 +77,14 @@ class Scoring:
     run: Run
 
     def draw(self, generator: Generator) -> list[list[int]]:
-        """Batches of row numbers, drawn with replacement and sorted by length so that little is padded."""
-        count = int(len(self.rows) * self.portion)
-        drawn = torch.randint(len(self.rows), (count,), generator=generator).tolist()
+        """Whole batches of row numbers, drawn with replacement and sorted by length so that little is padded."""
+        count = max(int(len(self.rows) * self.portion), 1)
+        size = min(self.batch_size, count)
+        # Cut to whole batches before sorting; afterwards it would always be the longest texts that are skipped.
+        whole = count // size * size
+        drawn = torch.randint(len(self.rows), (whole,), generator=generator).tolist()
         drawn.sort(key=lambda index: (self.rows.lengths[index], index))
-        size = min(self.batch_size, max(count, 1))
-        return [drawn[start : start + size] for start in range(0, count - size + 1, size)]
+        return [drawn[start : start + size] for start in range(0, whole, size)]
 
     def measure(self, generator: Generator) -> tuple[Sums, Sums]:
         """Signed and absolute sums over batches of the gradient of every unit's weights."""
@@ -106,7 +108,9 @@ class Scoring:
         return _by_id(weights, signed), _by_id(weights, absolute)
 
     def _loss(self, indices: Sequence[int]) -> Tensor:
-        batch = {name: tensor.to(self.run.device) for name, tensor in self.collate([self.rows[i] for i in indices]).items()}
+        batch = {
+            name: tensor.to(self.run.device) for name, tensor in self.collate([self.rows[i] for i in indices]).items()
+        }
         with self.run.autocast():
             trace = self.model.trace(batch, needs_hidden(self.losses), self.exits, self.gradient_equilibrium)
         student = Trace({n: z.float() for n, z in trace.logits.items()}, trace.hidden, trace.mask)

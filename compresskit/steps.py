@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Generator
 
-from compresskit.anatomy import groups
+from compresskit.anatomy import Group, groups
 from compresskit.batches import Collate, Encoded
 from compresskit.catalogue import load_catalogue, options_of
 from compresskit.checkpoint import Checkpoint, load
@@ -137,7 +137,8 @@ def _exit(verb: Exit, planned: Planned, workshop: Workshop) -> Done:
     edit = AddExits(planned.shape.exits, verb.head, verb.pooler == "keep")
     perform(edit, workshop.model)
     options = options_of(type(verb.by)).dump_python(verb.by, mode="json")
-    workshop.model.set_policy({"by": verb.by.name, "with": options})
+    origin = str(load_catalogue().origin(type(verb.by)))
+    workshop.model.set_policy({"by": verb.by.name, "with": options, "from": origin})
     return Done((edit,))
 
 
@@ -147,7 +148,9 @@ def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -
     factors = verb.by.factor(weight, shape.rank, ScoreContext(_generator(workshop, number), None))
     sizes = [tuple(factor.shape) for factor in factors]
     if sizes != [(weight.shape[0], shape.rank), (shape.rank, weight.shape[1])]:
-        raise PluginError(f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}")
+        raise PluginError(
+            f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}"
+        )
     edit = FactorizeEmbedding(shape.rank)
     perform(edit, workshop.model, factors)
     return Done((edit,))
@@ -160,7 +163,7 @@ def _prune(verbs: Sequence[Prune], shape: Shape, number: int, workshop: Workshop
         assert isinstance(verbs[0].keep, tuple)
         edits: list[Edit] = [CutLayers(tuple(number - 1 for number in verbs[0].keep))]
     else:
-        context = _context(verbs[0], number, workshop)
+        context = _context(verbs, number, workshop)
         edits = [edit for verb in verbs for edit in _cuts(verb, shape, context, model)]
     for edit in edits:
         perform(edit, model)
@@ -174,14 +177,22 @@ def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedFor
     for group in groups(model.anatomy, model.network, verb.target):
         keep = getattr(shape.layers[group.layer], verb.target)
         if keep < group.units:
-            scores = _scores(verb.by, group_units=group.units, scores=verb.by.score(group, context))
-            edits.append(kind(group.layer, best(scores, keep)))
+            edits.append(kind(group.layer, best(_scores(verb.by, group, context), keep)))
     return edits
 
 
-def _scores(pruner: Pruner, group_units: int, scores: torch.Tensor) -> torch.Tensor:
-    if scores.shape != (group_units,) or not bool(torch.isfinite(scores).all()):
-        raise PluginError(f"pruner '{pruner.name}' must return {group_units} finite scores, not {tuple(scores.shape)}")
+def _scores(pruner: Pruner, group: Group, context: ScoreContext) -> torch.Tensor:
+    scores, where = pruner.score(group, context), f"{group.target} of layer {group.layer + 1}"
+    if scores.shape != (group.units,):
+        raise PluginError(
+            f"pruner '{pruner.name}' must return one score for each of the {group.units} {where}, "
+            f"not a tensor of shape {tuple(scores.shape)}; correct its score method"
+        )
+    if not bool(torch.isfinite(scores).all()):
+        raise PluginError(
+            f"pruner '{pruner.name}' gave the {where} a score that is NaN or infinite; "
+            "see whether the training before it diverged, and lower its learning rate"
+        )
     return scores.detach().cpu()
 
 
@@ -191,9 +202,10 @@ def best(scores: torch.Tensor, keep: int) -> tuple[int, ...]:
     return tuple(sorted(order.tolist()))
 
 
-def _context(verb: Prune, number: int, workshop: Workshop) -> ScoreContext:
-    generator = _generator(workshop, number)
-    if verb.by is None or not verb.by.needs_data:
+def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreContext:
+    """What the verbs' pruners share; the verbs have the same loss."""
+    generator, verb = _generator(workshop, number), verbs[0]
+    if not any(one.by is not None and one.by.needs_data for one in verbs):
         return ScoreContext(generator, None)
     rows, collate = workshop.data()
     losses = verb.loss or labels_only()

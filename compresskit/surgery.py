@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
         _factorize_embedding(model, edit, factors)
     else:
         _add_exits(model, edit)
+    model.train(model.training)  # new parts begin in train mode, whatever the model is in
     model.shape = model.shape.after(edit)
     model.sync_config()
 
@@ -54,6 +56,10 @@ def reshape(model: Model, shape: Shape) -> None:
 
 
 def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
+    if not 0 <= index < model.depth:
+        raise SurgeryError(
+            f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
+        )
     now = getattr(model.shape.layers[index], target)
     _check_kept(f"{target} of layer {index + 1}", keep, now)
     layer = layers(model.anatomy, model.network)[index]
@@ -85,7 +91,7 @@ def _cut_layers(model: Model, edit: CutLayers) -> None:
     body = layers(model.anatomy, model.network)
     setattr(find(model.network, parent), name, nn.ModuleList(body[old] for old in edit.keep))
     heads = {new: str(old + 1) for new, old in enumerate(edit.keep, start=1) if str(old + 1) in model.exits}
-    # Some head must answer at the new last layer: the original read-out where it is kept, else the old last exit's head.
+    # Some head must answer at the new last layer: the original read-out where it is kept, else the old last head.
     if model.shape.read_out:
         heads.pop(len(edit.keep), None)
     elif str(last) in model.exits:
@@ -100,7 +106,9 @@ def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[
     table = old.table if isinstance(old, FactorizedEmbedding) else old
     words, size = table.weight.shape[0], word_embedding_size(model)
     if not 1 <= edit.rank <= size:
-        raise SurgeryError(f"rank {edit.rank} is not between 1 and the embedding's size {size}; ask for a rank in between")
+        raise SurgeryError(
+            f"rank {edit.rank} is not between 1 and the embedding's size {size}; ask for a rank in between"
+        )
     new = FactorizedEmbedding(words, edit.rank, size, table.padding_idx)
     new = new.to(device=table.weight.device, dtype=table.weight.dtype)
     if factors is not None:
@@ -129,9 +137,16 @@ def word_embedding_size(model: Model) -> int:
 
 
 def _add_exits(model: Model, edit: AddExits) -> None:
-    if not edit.layers or edit.layers[-1] != model.depth or list(edit.layers) != sorted(set(edit.layers)):
+    rising = list(edit.layers) == sorted(set(edit.layers))
+    if not edit.layers or not rising or edit.layers[0] < 1 or edit.layers[-1] != model.depth:
         raise SurgeryError(
-            f"exits {list(edit.layers)} must be in rising order and end at the last layer, {model.depth}; add it to the list"
+            f"exits {list(edit.layers)} must be different layers in rising order, from 1 up, "
+            f"the last of them the model's last, {model.depth}; correct the list"
+        )
+    if edit.read_out and not model.shape.read_out:
+        raise SurgeryError(
+            "the original's read-out was removed from this model and can't answer at the last layer; "
+            "put an exit head there too"
         )
     size = layer_width(model)
     inner = model.network.config
@@ -161,4 +176,6 @@ def _check_kept(what: str, keep: Sequence[int], now: int) -> None:
     if not keep:
         raise SurgeryError(f"nothing would be left of the {what}; keep at least one of {now}")
     if list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= now:
-        raise SurgeryError(f"cannot keep {list(keep)} of the {now} {what}; give different numbers from 0 to {now - 1}, rising")
+        raise SurgeryError(
+            f"cannot keep {list(keep)} of the {now} {what}; give different numbers from 0 to {now - 1}, rising"
+        )

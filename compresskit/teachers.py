@@ -1,7 +1,7 @@
 """What a frozen teacher says about each training example, computed once and reused in every epoch.
 
-The teacher runs in eval mode, over batches in a fixed order before the training begins, and its hidden states are kept in half
-precision. A run that is killed and resumed recomputes the very same numbers, whatever batch it stopped in.
+The teacher runs in eval mode, over batches in a fixed order before the training begins, and its hidden states are kept
+in half precision. A run that is killed and resumed recomputes the very same numbers, whatever batch it stopped in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training on transformers.Trainer, with losses from Distillers. What is ours: the loss, the batches' order, two learning rates.
+"""Training on transformers.Trainer. What is ours: the losses, the order of the batches, two learning rates.
 
 bf16, gradient accumulation, several processes, checkpoints and trackers are the Trainer's.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from compresskit.batches import Collate, Encoded, LengthGrouped
 from compresskit.checkpoint import quiet
+from compresskit.errors import CompresskitError
 from compresskit.interfaces import Trace
 from compresskit.losses import Losses, needs_hidden, switched_on, total
 from compresskit.modules import CompressedForSequenceClassification
@@ -26,9 +28,10 @@ from compresskit.progress import Task
 from compresskit.run import Run
 from compresskit.teachers import Teacher
 from compresskit.verbs import Training
+from compresskit.writing import saving
 
 WHOLE = "whole"
-"""Name of the empty file that marks a checkpoint as completely written."""
+"""Name of the file that marks a checkpoint as completely written. It holds the seconds of training up to there."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +75,22 @@ class LossTrainer(Trainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = False  # each Distiller returns the mean over its batch
 
-    def __init__(self, lesson: Lesson, task: Task) -> None:
+    def __init__(self, lesson: Lesson, task: Task, seconds: float) -> None:
         self.lesson = lesson
+        self.began = time.perf_counter() - seconds
+        self.order = WholeBatches(lesson.rows.lengths, lesson.options.batch_size, lesson.seed)
         super().__init__(
             model=lesson.model,
             args=_arguments(lesson),
             train_dataset=lesson.rows,
             data_collator=lesson.collate,
             optimizers=(_optimizer(lesson), None),
-            callbacks=[_Ticks(task)],
+            callbacks=[_Ticks(task, self.order)],
         )
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
-        return LengthGrouped(self.lesson.rows.lengths, self.lesson.options.batch_size, self.lesson.seed)
+        return self.order
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -93,30 +98,67 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         """The weighted sum of the losses that are on by now."""
         lesson = self.lesson
         on = switched_on(lesson.losses, self.state.global_step / max(self.state.max_steps, 1))
+
+        def objective(trace: Trace) -> Tensor:
+            with torch.autocast(lesson.run.device, enabled=False):
+                logits = {number: answer.float() for number, answer in trace.logits.items()}
+                student = Trace(logits, tuple(state.float() for state in trace.hidden), trace.mask)
+                return total(on, student, lesson.teacher, inputs)
+
         output = model(
             **{name: inputs[name] for name in lesson.model.input_names if name in inputs},
             record_exits=lesson.exits,
             record_hidden=any(loss.distiller.needs_hidden for loss in on),
             gradient_equilibrium=lesson.equilibrium,
+            objective=objective,
         )
-        student = Trace(output.exit_logits, output.hidden_states or (), inputs["attention_mask"])
-        return total(on, student, lesson.teacher, inputs)
+        loss = cast(Tensor, output.loss)
+        if not loss.requires_grad:
+            raise CompresskitError(
+                f"{lesson.options.label}: no loss that is on moves anything, as 'train: exits' moves the exit heads alone; "
+                "add a loss of their answers, such as predictions"
+            )
+        return loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with quiet():
-            super()._save_checkpoint(model, trial)
+        """Write a checkpoint, mark it as whole, and only then delete those before it."""
         folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self.accelerator.wait_for_everyone()
+        try:
+            with saving(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    (folder / WHOLE).write_text(str(time.perf_counter() - self.began), encoding="utf-8")
+        except CompresskitError:
+            _delete(folder)
+            raise
         if self.args.should_save:
-            (folder / WHOLE).touch()
+            for other in _checkpoints(folder.parent):
+                if other != folder:
+                    _delete(other)
+
+
+class WholeBatches(LengthGrouped):
+    """A `LengthGrouped` without the rows that do not fill a batch, unless there are no others."""
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), len(self))
 
 
 class _Ticks(TrainerCallback):  # type: ignore[misc]
-    """Moves our progress bar instead of tqdm's."""
+    """Moves our progress bar instead of tqdm's, and tells the sampler the epoch."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, order: LengthGrouped) -> None:
         self.task = task
+        self.order = order
         self.shown = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer tells the sampler too, but after a resume with several processes it does not reach it."""
+        self.order.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance to the step that is done; more than one after a resume."""
@@ -128,25 +170,40 @@ def teach(lesson: Lesson) -> float:
     """Train the lesson's model; from its last whole checkpoint where one is left.
 
     Returns:
-        Seconds that it took, this time.
+        Seconds that it took, with those before the checkpoint.
+
+    Raises:
+        CompresskitError: the weights are no longer finite, or a checkpoint could not be saved.
     """
     began = time.perf_counter()
     if lesson.teacher is not None:
         lesson.teacher.study(lesson.rows, lesson.collate, needs_hidden(lesson.losses))
     moving = _freeze(lesson)
     steps = optimizer_steps(lesson.options, len(lesson.rows))
-    with lesson.run.progress.task("training", steps) as task:
-        trainer = LossTrainer(lesson, task)
-        trainer.train(resume_from_checkpoint=last_checkpoint(lesson.folder))
+    checkpoint, before = last_checkpoint(lesson.folder)
+    before += time.perf_counter() - began
+    with quiet(), lesson.run.progress.task("training", steps) as task:
+        trainer = LossTrainer(lesson, task, before)
+        trainer.train(resume_from_checkpoint=checkpoint)
     # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next step would wrap it again.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    lesson.model.__dict__.pop("forward", None)
     trainer.accelerator.free_memory()
     for parameter in moving:
         parameter.requires_grad_(True)
         parameter.grad = None
     lesson.model.zero_grad(set_to_none=True)
     lesson.model.eval()
-    return time.perf_counter() - began
+    _check_finite(lesson)
+    return time.perf_counter() - trainer.began
+
+
+def _check_finite(lesson: Lesson) -> None:
+    for weight in lesson.model.parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise CompresskitError(
+                f"{lesson.options.label}: training diverged, weights are NaN or infinite; give it a lower learning_rate"
+            )
 
 
 def optimizer_steps(options: Training, rows: int) -> int:
@@ -154,15 +211,28 @@ def optimizer_steps(options: Training, rows: int) -> int:
     return max(round(max(rows // options.batch_size, 1) * options.epochs), 1)
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest whole Trainer checkpoint; half-written ones are deleted."""
-    found: dict[int, Path] = {}
-    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+def last_checkpoint(folder: Path) -> tuple[str | None, float]:
+    """The latest whole Trainer checkpoint, if any, and the seconds of training up to it; half-written ones go."""
+    whole = []
+    for path in _checkpoints(folder):
         if (path / WHOLE).is_file():
-            found[int(path.name.rpartition("-")[2])] = path
+            whole.append(path)
         else:
-            shutil.rmtree(path)
-    return str(found[max(found)]) if found else None
+            _delete(path)
+    if not whole:
+        return None, 0.0
+    return str(whole[-1]), float((whole[-1] / WHOLE).read_text(encoding="utf-8") or 0)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """In the order of their steps."""
+    return sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _delete(checkpoint: Path) -> None:
+    """The mark goes first, so that what a kill leaves over is not taken for whole."""
+    (checkpoint / WHOLE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _arguments(lesson: Lesson) -> TrainingArguments:
@@ -188,7 +258,6 @@ def _arguments(lesson: Lesson) -> TrainingArguments:
         ddp_find_unused_parameters=True,
         save_strategy="steps",
         save_steps=run.checkpoint_steps,
-        save_total_limit=1,
         logging_strategy="steps",
         logging_steps=50,
         report_to=list(run.trackers) or "none",
@@ -226,8 +295,3 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     for parameter in fixed:
         parameter.requires_grad_(False)
     return fixed
-
-
-def record_of(lesson: Lesson, seconds: float) -> Mapping[str, float]:
-    """What the report says of a training."""
-    return {"seconds": seconds, "steps": optimizer_steps(lesson.options, len(lesson.rows))}

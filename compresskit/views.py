@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from compresskit.evaluate import Evaluation, Point
     from compresskit.plan import Plan
     from compresskit.predict import Prediction
+    from compresskit.recipe import Recipe
 
 
 def plan_tables(plan: Plan) -> list[Table]:
@@ -21,12 +23,11 @@ def plan_tables(plan: Plan) -> list[Table]:
     rows = []
     for number, step in enumerate(plan.steps, start=1):
         shape = step.shape
-        name = step.name + (f" (round {step.iteration})" if step.iteration else "")
+        done = (str(number), step.name, str(step.iteration or ""))
         heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
         rank = "" if shape.rank is None else f"{shape.rank:,}"
-        row = (str(number), name, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits))
-        rows.append(row)
-    columns = ("step", "does", "layers", "heads each", "FFN neurons each", "rank", "exits after")
+        rows.append((*done, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits)))
+    columns = ("step", "does", "round", "layers", "heads each", "FFN neurons each", "rank", "exits after")
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
     sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
@@ -34,12 +35,12 @@ def plan_tables(plan: Plan) -> list[Table]:
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:
-    """Per exit, the sweep, the confusions and the measured times."""
+    """Every exit, the sweep, the confusions and the measured times."""
     tables = [_per_exit(evaluation), _sweep(evaluation)]
     last = f"layer {max(evaluation.per_exit)}"
-    tables.append(_confusion(f"Confusion at the last exit, {last}", evaluation.task.labels, evaluation.confusion))
+    tables.append(_confusion(f"Answers at the last exit ({last})", evaluation.task.labels, evaluation.confusion))
     if evaluation.own is not None:
-        title = f"Confusion, leaving early by {_policy(evaluation)}"
+        title = f"Answers, leaving early by {_policy(evaluation)}"
         tables.append(_confusion(title, evaluation.task.labels, evaluation.own.confusion))
     tables.append(_times(evaluation))
     return [table for table in tables if table.rows]
@@ -62,8 +63,19 @@ def catalogue_tables(entries: Iterable[Entry]) -> list[Table]:
     return [Table(kind, ("name", "what it does", "from"), tuple(rows)) for kind, rows in by_kind.items()]
 
 
+def manual_page(entry: Entry) -> str:
+    """A strategy's docstring under its name, kind and origin."""
+    page = inspect.getdoc(entry.what) if isinstance(entry.what, type) else entry.summary
+    return f"{entry.kind} {entry.name} (from {entry.origin})\n\n{page}"
+
+
+def recipe_table(recipes: Iterable[Recipe]) -> Table:
+    """Names, and what each recipe says of itself."""
+    return Table("Recipes", ("name", "about"), tuple((recipe.name, recipe.about.strip()) for recipe in recipes))
+
+
 def _per_exit(evaluation: Evaluation) -> Table:
-    names = [evaluation.task.metric, *(name for name in _metrics(evaluation) if name != evaluation.task.metric)]
+    names = evaluation.shown
     rows = tuple(
         (f"layer {number}", *(f"{metrics[name]:.4f}" for name in names))
         for number, metrics in evaluation.per_exit.items()
@@ -78,12 +90,12 @@ def _sweep(evaluation: Evaluation) -> Table:
     points = [("", point) for point in evaluation.sweep]
     if evaluation.own is not None:
         points.append(("as saved: ", evaluation.own))
-    names = [evaluation.task.metric, *(name for name in _metrics(evaluation) if name != evaluation.task.metric)]
+    names = evaluation.shown
     rows = tuple(_point(label, point, names) for label, point in points)
-    columns = ("threshold", *names, "mean exit", "FLOPs reduction", "at the rows' length")
+    columns = ("threshold", *names, "mean exit", "FLOPs", "FLOPs here")
     note = (
-        "FLOPs of the original at full depth over the mean FLOPs of this model (flops_all), at 128 tokens and at the "
-        f"mean length of these rows ({evaluation.mean_tokens:.0f})."
+        "FLOPs reduction against the original at full depth (flops_all): at 128 tokens, and here, at the mean length "
+        f"of these rows ({evaluation.mean_tokens:.0f})."
     )
     return Table("Leaving early", columns, rows, note)
 
@@ -104,7 +116,8 @@ def _confusion(title: str, labels: Sequence[str], matrix: Sequence[Sequence[int]
     for label, row in zip(labels, matrix, strict=False):
         right = row[labels.index(label)] / sum(row) if sum(row) else 0.0
         rows.append((label, *(f"{count:,}" for count in row), f"{right:.1%}"))
-    return Table(title, ("label", *(f"taken for {label}" for label in labels), "right"), tuple(rows))
+    note = "Each row counts the examples of one label, each column those that were given one." if rows else ""
+    return Table(title, ("label", *labels, "right"), tuple(rows), note)
 
 
 def _times(evaluation: Evaluation) -> Table:
@@ -114,10 +127,6 @@ def _times(evaluation: Evaluation) -> Table:
     )
     note = f"Per example, {evaluation.milliseconds[0].measured}." if rows else ""
     return Table("Measured time", ("exits", "batch", "tokens", "milliseconds", "quartiles"), rows, note)
-
-
-def _metrics(evaluation: Evaluation) -> list[str]:
-    return list(evaluation.per_exit[max(evaluation.per_exit)])
 
 
 def _policy(evaluation: Evaluation) -> str:

@@ -14,6 +14,8 @@ from ruamel.yaml.nodes import Node as YamlNode
 
 Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Plain]"
 
+Scalar: TypeAlias = "None | bool | int | float | str"
+
 PREFIX = "tag:yaml.org,2002:"
 
 
@@ -36,7 +38,7 @@ class Node:
         value: a scalar, a list of nodes, or a dict of nodes.
     """
 
-    value: None | bool | int | float | str | list[Node] | dict[str, Node]
+    value: Scalar | list[Node] | dict[str, Node]
     where: Where
 
     def plain(self) -> Plain:
@@ -140,7 +142,7 @@ def write(data: Mapping[str, object]) -> str:
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared None, meant to be set
     yaml.width = 120
     return yaml
 
@@ -176,6 +178,7 @@ class _Reader:
         if isinstance(node, SequenceNode):
             items = [self.node(item, Where(item.start_mark.line + 1), (*parents, node)) for item in node.value]
             return Node(items, where)
+        assert isinstance(node, ScalarNode)
         return Node(self.scalar(node, where), where)
 
     def mapping(self, node: MappingNode, parents: tuple[YamlNode, ...]) -> dict[str, Node]:
@@ -192,10 +195,10 @@ class _Reader:
             result[name] = self.node(value, where, parents)
         return result
 
-    def scalar(self, node: ScalarNode, where: Where) -> None | bool | int | float | str:
+    def scalar(self, node: ScalarNode, where: Where) -> Scalar:
         kind = str(node.tag).removeprefix(PREFIX)
         if kind in ("null", "bool", "int", "float"):
-            value: None | bool | int | float = self.scalars.construct_object(node)
+            value: Scalar = self.scalars.construct_object(node)
             return value
         if kind not in ("str", "timestamp"):
             self.mistakes.add(where, f"the YAML tag '{node.tag}' means nothing here; take it out")

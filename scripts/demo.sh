@@ -17,5 +17,6 @@ if [[ ${#texts[@]} -eq 0 ]]; then
 fi
 
 "$bin/python" scripts/prepare_demo.py demo
-"$bin/compresskit" apply cost-eff-demo --model demo/checkpoint --data demo/data --out demo/out
+"$bin/compresskit" apply cost-eff-demo --model demo/checkpoint --data demo/data --max-train-rows 4000 \
+    --out demo/out
 "$bin/compresskit" predict demo/out "${texts[@]}"

@@ -1,6 +1,6 @@
-"""Splits training rows into rows to learn from and rows to choose by, so that nothing is chosen on the rows reported on.
+"""Splits training rows into rows to learn from and rows to choose by, so that no choice sees the rows reported on.
 
-    python studies/held_out.py GLUE/SST-2 work/sst2-held-out --train 6000 --dev 1000
+python studies/held_out.py GLUE/SST-2 work/sst2-held-out --train 6000 --dev 1000
 """
 
 from __future__ import annotations

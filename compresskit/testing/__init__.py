@@ -1,4 +1,4 @@
-"""For tests, of compresskit and of plugins: tiny models of every architecture, with a tokenizer and a learnable text.
+"""For tests, of compresskit and of plugins: checks of what every strategy must do, and tiny models and texts.
 
 Nothing is downloaded. A model is a real `transformers` model built from its config, so what holds for it holds for a
 large one.
@@ -6,11 +6,27 @@ large one.
     model = tiny_model("roberta", layers=3)
     folder = save_tiny(tmp_path / "model", "electra")
     data = tiny_text(tmp_path / "data")
+    report = apply_tiny("recipe.yaml", tmp_path)
+
+`parametrize`, `check_strategy` and `strategy_checks` are explained in `conformance.py`.
 """
 
 from __future__ import annotations
 
-from compresskit.testing.models import save_tiny, tiny_model, tiny_tokenizer
+from compresskit.testing.conformance import check_strategy, parametrize, strategy_checks
+from compresskit.testing.models import save_tiny, tiny_compressed, tiny_model, tiny_tokenizer
+from compresskit.testing.recipes import apply_tiny
 from compresskit.testing.text import WORDS, tiny_text
 
-__all__ = ["WORDS", "save_tiny", "tiny_model", "tiny_text", "tiny_tokenizer"]
+__all__ = [
+    "WORDS",
+    "apply_tiny",
+    "check_strategy",
+    "parametrize",
+    "save_tiny",
+    "strategy_checks",
+    "tiny_compressed",
+    "tiny_model",
+    "tiny_text",
+    "tiny_tokenizer",
+]

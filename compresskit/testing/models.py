@@ -12,7 +12,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from compresskit.catalogue import load_catalogue
-from compresskit.testing.text import WORDS
+from compresskit.checkpoint import quiet
+from compresskit.edits import AddExits, CutHeads, CutNeurons, Edit, FactorizeEmbedding, HeadKind
+from compresskit.modules import CompressedForSequenceClassification, ExitHead, wrap
+from compresskit.surgery import perform, word_embedding
+from compresskit.testing.text import WORDS, sentences
 
 PADDING, UNKNOWN, FIRST, SEPARATOR, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = {
@@ -91,6 +95,57 @@ def tiny_model(  # noqa: PLR0913 - all but the first by name
     return model.eval()
 
 
+def tiny_compressed(
+    model_type: str = "bert",
+    *,
+    exits: tuple[int, ...] = (),
+    head: HeadKind = "cls-tanh",
+    read_out: bool = False,
+    threshold: float = 0.5,
+    **sizes: Any,
+) -> CompressedForSequenceClassification:
+    """A tiny model after surgery, in eval mode: layers of different sizes, a factored word embedding, exits.
+
+    Args:
+        model_type, sizes: as for `tiny_model`; at least two layers of three heads.
+        exits: layers (1-based) that get an exit, the last one among them; none where empty.
+        head, read_out: as in `AddExits`.
+        threshold: of the entropy by which examples leave.
+    """
+    anatomy = load_catalogue().anatomy(model_type)
+    model = wrap(tiny_model(model_type, **sizes), anatomy)
+    last = model.depth - 1
+    cuts: list[Edit] = [CutHeads(0, (1,)), CutHeads(last, (0, 2)), CutNeurons(0, (3, 4, 7)), CutNeurons(last, (0,))]
+    for edit in [*cuts, *([AddExits(exits, head, read_out)] if exits else [])]:
+        perform(edit, model)
+    rank = 5
+    draw = torch.Generator().manual_seed(1)
+    words, size = word_embedding(model).shape
+    perform(
+        FactorizeEmbedding(rank),
+        model,
+        (torch.randn(words, rank, generator=draw), torch.randn(rank, size, generator=draw) / rank),
+    )
+    model.eval()
+    if exits:
+        _balance(model, draw)
+        model.set_policy({"by": "entropy", "with": {"threshold": threshold}})
+    return model
+
+
+def _balance(model: CompressedForSequenceClassification, draw: torch.Generator) -> None:
+    """Give the exit heads weights by which texts differ, and biases by which no class is always the answer."""
+    heads = {int(number): head for number, head in model.exits.items() if isinstance(head, ExitHead)}
+    texts = tiny_tokenizer(model.anatomy.model_type)(sentences(32), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        for head in heads.values():
+            head.classifier.weight.normal_(generator=draw)
+            head.classifier.bias.zero_()
+        answers = model.trace(texts).logits
+        for number, head in heads.items():
+            head.classifier.bias.sub_(answers[number].mean(0))
+
+
 def tiny_tokenizer(model_type: str = "bert") -> PreTrainedTokenizerFast:
     """Word pieces over the words of `tiny_text` and single letters, as BERT arranges them, padded on the right.
 
@@ -129,8 +184,9 @@ def save_tiny(folder: Path, model_type: str = "bert", *, trained: bool = True, *
     """
     model = tiny_model(model_type, trained=trained, **sizes)
     whole = model if trained else model.base_model
-    whole.save_pretrained(folder)
-    tiny_tokenizer(model_type).save_pretrained(folder)
+    with quiet():
+        whole.save_pretrained(folder)
+        tiny_tokenizer(model_type).save_pretrained(folder)
     return folder
 
 

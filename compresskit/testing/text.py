@@ -11,7 +11,7 @@ DEGREES = ("very", "quite", "rather", "so", "really")
 OPINIONS = (
     ("awful", "dull", "bad", "empty", "boring", "poor"),
     ("good", "lovely", "great", "warm", "funny", "fine"),
-    ("long", "old", "loud", "short", "slow", "blue"),
+    ("green", "old", "loud", "short", "slow", "blue"),
 )
 ENDINGS = ("to me", "in the end", "for everyone who came", "again", "from the start to the last minute", "today")
 
@@ -56,6 +56,12 @@ def tiny_text(
             lines.append("\t".join([*texts, label]))
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """So many sentences of the kind that `tiny_text` writes."""
+    draw = random.Random(seed)  # noqa: S311 - no secret hangs on it
+    return [_sentence(draw, row % 2) for row in range(count)]
 
 
 def _sentence(draw: random.Random, opinion: int) -> str:

@@ -1,0 +1,192 @@
+"""What a run of a recipe works on, read and checked before anything is written, and the digests that name its steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from compresskit import __version__
+from compresskit.batches import Collate, Encoded, collate, encode
+from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import Checkpoint, load
+from compresskit.data import Corpus, DataOptions, load_corpus
+from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
+from compresskit.journal import digest
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.plan import Plan, Planned, make_plan
+from compresskit.recipe import Recipe, needs_data
+from compresskit.run import Run
+from compresskit.teachers import match_labels
+from compresskit.verbs import Distill, Exit, Prune, Repeat, Training, Verb
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with the model and the data it is applied to.
+
+    Args:
+        plan: what will be done.
+        fresh: loads the original anew, with a head for the data's labels.
+        original: loaded once, for its tokenizer and fingerprint.
+        corpus: the data, or None for a recipe that needs none.
+        run: device, precision, memory, progress.
+        teachers: fingerprints of the models that the recipe names by their folders.
+    """
+
+    plan: Plan
+    fresh: Callable[[], Checkpoint]
+    original: Checkpoint
+    corpus: Corpus | None
+    run: Run
+    teachers: dict[str, str]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The original's."""
+        return self.original.tokenizer
+
+    def digests(self) -> list[str]:
+        """One per step: of everything that the step's result depends on."""
+        config = self.original.model.config.original
+        last = digest(
+            __version__,
+            _fingerprint(self.original.model),
+            {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
+            self.corpus.fingerprint if self.corpus else None,
+            self.plan.recipe.seed,
+            self.run.bf16,
+            self.run.device,
+            self.run.max_tokens,
+        )
+        found = []
+        for planned in self.plan.steps:
+            last = digest(last, self._describe(planned))
+            found.append(last)
+        return found
+
+    def rows(self) -> tuple[Encoded | None, Collate | None]:
+        """The training data in tokens, with token types, which a teacher may read where the student does not.
+
+        Raises:
+            DataError: `max_tokens` leaves no room for the text.
+        """
+        if self.corpus is None or self.corpus.train is None:
+            return None, None
+        rows = encode(self.corpus.train, self.tokenizer, self.run.max_tokens, token_types=True)
+        return rows, collate(self.tokenizer.pad_token_id, self.tokenizer.pad_token_type_id)
+
+    def _describe(self, planned: Planned) -> list[Any]:
+        """What a step's result depends on beside the steps before it."""
+        verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
+        teachers = [self.teachers.get(name) for name in _teachers(verbs)]
+        origin = load_catalogue().origin
+        origins = [str(origin(type(strategy))) for verb in verbs for strategy in verb.strategies()]
+        return [planned.iteration, planned.shape.to_json(), [_plain(verb) for verb in verbs], origins, teachers]
+
+
+def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, run: Run, processes: int = 1) -> Job:
+    """Read and check everything that a run needs; nothing is written.
+
+    Args:
+        processes: how many train together.
+
+    Raises:
+        CompresskitError: what is wrong with the recipe, the model, a teacher or the data.
+    """
+    torch.manual_seed(recipe.seed)
+    original = load(model)
+    if data is None and needs_data(recipe):
+        raise DataError(f"recipe {recipe.name} trains or scores on data; name labelled text with --data")
+    corpus = None
+    if data is not None:
+        corpus = load_corpus(data, options, original.labels if original.head_trained else None)
+
+    def fresh() -> Checkpoint:
+        # A new head is drawn at random: from the recipe's seed, so that every load gives the same.
+        torch.manual_seed(recipe.seed)
+        if original.head_trained or corpus is None:
+            return load(model)
+        return load(model, corpus.task.labels, corpus.task.kind == "regression")
+
+    first = fresh()
+    if first.model.shape.exits and any(isinstance(verb, Exit) for verb in recipe.steps):
+        raise CompresskitError(
+            f"{model} has exits already; leave the exit step out of the recipe or start from its original"
+        )
+    plan = make_plan(recipe, first.original)
+    for planned in plan.steps:
+        if isinstance(planned.work, Training):
+            _check_training(planned.work, planned, processes)
+    teachers = {name: _check_teacher(name, first) for name in _outsiders(recipe.steps)}
+    return Job(plan, fresh, first, corpus, run, teachers)
+
+
+def _check_training(verb: Training, planned: Planned, processes: int) -> None:
+    parts = verb.gradient_accumulation * processes
+    if verb.batch_size % parts:
+        shared = f"gradient_accumulation {verb.gradient_accumulation}"
+        shared += f" and {processes} processes" if processes > 1 else ""
+        raise RecipeError(
+            f"{verb.label}: batch_size {verb.batch_size} can't be shared equally by {shared}; "
+            f"make it a multiple of {parts}"
+        )
+    own = len(planned.shape.exits) - planned.shape.read_out
+    if verb.train == "exits" and own < 1:
+        raise RecipeError(f"{verb.label}: 'train: exits' has no exit head to train; put an exit step before it")
+
+
+def _check_teacher(name: str, student: Checkpoint) -> str:
+    """The fingerprint of a teacher in a folder.
+
+    Raises:
+        CheckpointError: it can't be read, or can't teach this student.
+    """
+    teacher = load(name)
+    if not teacher.head_trained:
+        raise CheckpointError(f"teacher {name} has no trained head; fine-tune it first, or use another teacher")
+    match_labels(teacher.labels, student.labels, name)
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise CheckpointError(
+            f"teacher {name} has another vocabulary than {student.original.name}; use a teacher with the same tokenizer"
+        )
+    return _fingerprint(teacher.model)
+
+
+def _outsiders(verbs: Sequence[Verb]) -> Iterator[str]:
+    """Teachers that no step of the recipe saves."""
+    saved: set[str | None] = set()
+    for verb in _flat(verbs):
+        yield from (name for name in _teachers((verb,)) if name not in saved)
+        saved.add(getattr(verb, "save_as", None))
+
+
+def _teachers(verbs: Sequence[Verb]) -> list[str]:
+    return [verb.teacher for verb in verbs if isinstance(verb, (Distill, Prune)) and verb.teacher is not None]
+
+
+def _flat(verbs: Sequence[Verb]) -> Iterator[Verb]:
+    for verb in verbs:
+        if isinstance(verb, Repeat):
+            yield from verb.steps
+        else:
+            yield verb
+
+
+def _plain(verb: Verb) -> str:
+    fields = {name: repr(value) for name, value in dict(verb).items() if name not in ("line", "label")}
+    return json.dumps({"verb": verb.name, **fields}, sort_keys=True)
+
+
+def _fingerprint(model: CompressedForSequenceClassification) -> str:
+    """Of every weight's bytes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,33 @@
+"""Carrying out a recipe on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compresskit.report import Report
+from compresskit.testing.models import save_tiny
+from compresskit.testing.text import tiny_text
+
+
+def apply_tiny(recipe: str | Path, folder: Path, *overrides: str, model_type: str = "bert", **sizes: Any) -> Report:
+    """Apply a recipe to a tiny untrained model and a tiny text, on the processor, in seconds.
+
+    Args:
+        recipe: a path or the name of a shipped recipe.
+        folder: gets `model`, `data` and `out`, the result.
+        overrides: as after `--set`, to shorten the training: `steps.0.finetune.epochs=0.5`.
+        model_type, sizes: as for `tiny_model`.
+
+    Raises:
+        CompresskitError: the recipe can't be carried out.
+    """
+    # The trainer takes seconds to import, which tests of strategies alone should not pay.
+    from compresskit.apply import apply
+    from compresskit.data import DataOptions
+    from compresskit.recipe import read_recipe
+    from compresskit.run import Run
+
+    model = save_tiny(folder / "model", model_type, trained=False, **sizes)
+    data = tiny_text(folder / "data")
+    return apply(read_recipe(recipe, overrides), str(model), str(data), DataOptions(), folder / "out", Run())

@@ -1,0 +1,1 @@
+"""Where the pages of docs/reference/ come from, one module per subject."""

@@ -1,0 +1,116 @@
+"""Runs COST-EFF on real tasks and keeps what was measured as JSON, one file a run.
+
+Interrupt it at will and start it again.
+
+    python studies/cost_eff.py --model CHECKPOINT --data DATA --work WORK [--only sst2 mrpc-42]
+
+DATA holds glue/SST-2, glue/MRPC, glue/QNLI-dev-split and SICK, each with train.tsv and dev.tsv. WORK takes the models.
+Results go to docs/results/cost-eff/; `python studies/cost_eff_page.py` makes the page from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "cost-eff"
+RECIPES = ("cost-eff-8x", "cost-eff-2x")
+HEAD = ("--set", "steps.1.head=mean-tanh", "--set", "steps.3.exit_learning_rate=1e-3")
+"""Chosen on rows held out of train: see docs/results/cost-eff.md, exit heads."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set with one seed.
+
+    Args:
+        name: of the results.
+        folder: below DATA.
+        options: of `apply` that this data set needs.
+        seed: of the recipe.
+    """
+
+    name: str
+    folder: str
+    options: tuple[str, ...]
+    seed: int = 42
+
+
+TASKS = (
+    Task("sst2", "glue/SST-2", ("--max-train-rows", "12000", "--max-tokens", "64")),
+    Task("mrpc-42", "glue/MRPC", ("--max-tokens", "72")),
+    Task("qnli", "glue/QNLI-dev-split", ("--max-tokens", "128")),
+    Task("sick", "SICK", ("--max-tokens", "64")),
+    Task("mrpc-43", "glue/MRPC", ("--max-tokens", "72"), 43),
+    Task("mrpc-44", "glue/MRPC", ("--max-tokens", "72"), 44),
+)
+
+
+def main() -> None:
+    """Do every run that has no result yet, in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[task.name for task in TASKS])
+    parser.add_argument("--recipes", nargs="*", default=RECIPES)
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for task in TASKS:
+        if task.name in options.only:
+            for recipe in options.recipes:
+                if not (RESULTS / f"{task.name}-{recipe}.json").is_file():
+                    run(task, recipe, options.model, options.data / task.folder, options.work)
+
+
+def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
+    """Apply the recipe, evaluate teacher, assistant and result, write the JSON."""
+    out = work / f"{task.name}-{recipe}"
+    others = [work / f"{task.name}-{name}" for name in RECIPES if name != recipe]
+    other = next((folder for folder in others if folder.is_dir()), None)
+    shown = ["compresskit", "apply", recipe, "--model", "CHECKPOINT", "--data", f"DATA/{task.folder}", "--out", "OUT"]
+    shown += [*HEAD, *task.options, "--seed", str(task.seed)]
+    places = {"CHECKPOINT": str(model), f"DATA/{task.folder}": str(data), "OUT": str(out)}
+    real = [places.get(word, word) for word in shown[1:]]
+    began = time.perf_counter()
+    command([*real, "--json", *(("--reuse", str(other)) if other else ())])
+    steps = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))}
+    saved = next(step["saved"] for step in reversed(steps.values()) if step["saved"])
+    models = {"teacher": out / saved["teacher"], "assistant": out / saved["assistant"], "model": out}
+    length = [*task.options[task.options.index("--max-tokens") :]]
+    found = {
+        name: json.loads(command(["evaluate", str(folder), "--data", str(data), *length, "--json"]))
+        for name, folder in models.items()
+    }
+    record = json.loads((out / "compression.json").read_text())
+    result = {
+        "task": task.name,
+        "recipe": recipe,
+        "seed": task.seed,
+        "command": shlex.join(shown),
+        "wall_seconds": time.perf_counter() - began,
+        "shared_steps_from": other.name if other else None,
+        "seconds": {name: step["seconds"] for name, step in steps.items()},
+        "evaluations": found,
+        "record": {key: record[key] for key in ("versions", "report")},
+    }
+    text = json.dumps(result, indent=1)
+    for place, name in ((model, "CHECKPOINT"), (out, "OUT"), (work, "WORK")):
+        text = text.replace(str(place), name)
+    (RESULTS / f"{task.name}-{recipe}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def command(words: list[str]) -> str:
+    """Run compresskit and return what it printed; its progress goes to the terminal."""
+    done = subprocess.run([sys.executable, "-m", "compresskit", *words], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Commands about models, from apply to export."""
+
+from __future__ import annotations
+
+import json
+
+from transformers import AutoModelForSequenceClassification
+
+import compresskit.apply
+from compresskit.data import DataOptions
+from compresskit.errors import CompresskitError
+from compresskit.report import Report
+from compresskit.testing import save_tiny
+
+
+def test_apply_prints_the_report_that_it_saves(command, original, tmp_path):
+    shown = command("apply", "shape-8x", "--model", original, "--out", tmp_path / "out", "--json", "--quiet")
+    assert shown.stderr == ""
+    saved = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert json.loads(shown.stdout) == saved
+    assert saved["model"]["shape"]["heads"] == [1, 1, 1]
+
+
+def test_apply_hands_every_option_on(command, compressed, monkeypatch):
+    seen = {}
+    report = json.loads((compressed / "report.json").read_text(encoding="utf-8"))
+
+    def noted(recipe, model, data, options, out, run, reuse):
+        seen.update(recipe=recipe, model=model, data=data, options=options, out=out, run=run, reuse=reuse)
+        return Report.from_json(report)
+
+    monkeypatch.setattr(compresskit.apply, "apply", noted)
+    shown = command(
+        "apply", "shape-8x", "--model_name_or_path", "m", "--train_file", "t.csv", "--validation_file", "e.csv",
+        "--output_dir", "o", "--max_seq_length", 64, "--text_column_names", "a, b", "--label_column_name", "y",
+        "--task", "regression", "--max_train_samples", 5, "--max-eval-rows", 6, "--seed", 7, "--device", "cpu",
+        "--precision", "bf16", "--cache-gigabytes", "0.5", "--reuse", "r", "--report_to", "tensorboard,wandb",
+        "--set", "steps.1.keep=2",
+    )  # fmt: skip
+    assert "parameters" in shown.stdout
+    assert (seen["model"], seen["data"], str(seen["out"]), str(seen["reuse"])) == ("m", "t.csv", "o", "r")
+    assert seen["options"] == DataOptions(("a", "b"), "y", "regression", "e.csv", 5, 6, seed=7)
+    assert (seen["recipe"].seed, seen["recipe"].steps[1].keep) == (7, 2)
+    run = seen["run"]
+    assert (run.device, run.bf16, run.max_tokens, run.cache_bytes) == ("cpu", True, 64, 2**29)
+    assert run.trackers == ("tensorboard", "wandb")
+
+
+def test_the_seed_of_the_recipe_draws_the_rows(command, monkeypatch):
+    def noted(recipe, model, data, options, *others):
+        raise CompresskitError(f"{recipe.seed} and {options.seed}")
+
+    monkeypatch.setattr(compresskit.apply, "apply", noted)
+    failed = command("apply", "shape-8x", "--model", "m", "--out", "o", "--set", "seed=5", code=1)
+    assert failed.stderr == "Error: 5 and 5\n"
+
+
+def test_only_the_first_process_talks(command, original, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    real = compresskit.apply.apply
+
+    def alone(*given):
+        # Here there is one process, and it has to do the first one's work.
+        monkeypatch.delenv("RANK")
+        report = real(*given)
+        monkeypatch.setenv("RANK", "1")
+        return report
+
+    monkeypatch.setattr(compresskit.apply, "apply", alone)
+    shown = command("apply", "shape-8x", "--model", original, "--out", tmp_path / "out")
+    assert (shown.stdout, shown.stderr) == ("", "")
+
+
+def test_report_in_three_forms(command, compressed, original):
+    shown = command("report", compressed, "--against", original).stdout
+    assert "1 of 6" in shown
+    assert "ms, batch 1, full depth" in shown
+    data = json.loads(command("report", compressed, "--no-timing", "--json").stdout)
+    assert Report.from_json(data).model.milliseconds == ()
+    assert data["model"]["shape"]["exits"] == [1, 2, 3]
+    assert command("report", compressed, "--no-timing", "--markdown").stdout.startswith("### ")
+
+
+def test_evaluate_scores_every_exit_and_threshold(command, compressed, data):
+    shown = command("evaluate", compressed, "--data", data, "--no-timing", "--json")
+    found = json.loads(shown.stdout)
+    assert {"metric", "value", "per_exit", "sweep"} <= found.keys()
+    assert [row["exit"] for row in found["per_exit"]] == [1, 2, 3]
+    assert len(found["sweep"]) == 9
+    assert "evaluating" in shown.stderr
+    table = command("evaluate", compressed, "--data", data / "dev.tsv", "--thresholds", "0.6,0.1", "--quiet")
+    assert "as saved: 0.3" in table.stdout
+    assert "leaving early" in table.stdout
+    assert table.stderr == ""
+
+
+def test_evaluate_draws_rows(command, compressed, data):
+    found = json.loads(
+        command("evaluate", compressed, "--data", data, "--max-eval-rows", 8, "--no-timing", "--json").stdout
+    )
+    assert found["rows"] == 8
+
+
+def test_predict_labels_a_file(command, compressed, data, tmp_path):
+    target = tmp_path / "out.tsv"
+    shown = command("predict", compressed, "--input", data / "dev.tsv", "--output", target)
+    assert shown.stdout == ""
+    assert shown.stderr.endswith(f"32 rows written to {target}\n")
+    lines = target.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "sentence\tlabel\tpredicted_label\tprobability\texit"
+    assert len(lines) == 33
+
+
+def test_predict_answers_texts(command, compressed):
+    texts = ("--text", "a good film", "--text=so dull")
+    found = json.loads(command("predict", compressed, *texts, "--json").stdout)
+    assert [row["text"] for row in found] == ["a good film", "so dull"]
+    assert found[0].keys() == {"text", "label", "probability", "exit"}
+    shown = command("predict", compressed, *texts).stdout
+    assert "so dull" in shown
+    assert found[1]["label"] in shown
+
+
+def test_export_writes_beside_the_model(command, compressed, tmp_path):
+    shown = command("export", compressed, "--format", "stock", "--output_dir", tmp_path / "stock")
+    assert "no speed gain" in shown.stdout
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "stock")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert f"{compressed}-stock: " in command("export", f"{compressed}/").stdout
+
+
+def test_a_model_without_a_trained_head_cannot_answer(command, data, tmp_path):
+    folder = save_tiny(tmp_path / "m", trained=False)
+    for arguments in (["evaluate", folder, "--data", data], ["predict", folder, "--text", "good"]):
+        assert command(*arguments, code=1).stderr == (
+            f"Error: {folder} has no trained head to answer with; train it first with `compresskit apply`\n"
+        )
+
+
+def test_more_tokens_than_the_model_reads_are_refused(command, compressed, data):
+    failed = command("predict", compressed, "--text", "good", "--max-tokens", 129, code=1)
+    assert failed.stderr == f"Error: --max-tokens 129 is more than {compressed} can read; give at most 128\n"

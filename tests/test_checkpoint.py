@@ -1,0 +1,283 @@
+"""Model folders: what is read from a good one, and the sentence about each bad one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from compresskit import __version__
+from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save
+from compresskit.edits import AddExits, LayerShape
+from compresskit.errors import ArchitectureError, CheckpointError
+from compresskit.modules import CompressedForSequenceClassification
+from compresskit.surgery import perform
+from compresskit.testing import save_tiny, tiny_model, tiny_tokenizer
+
+BODY = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_tiny(tmp_path / "model", id2label={0: "awful", 1: "fine"}, label2id={"awful": 0, "fine": 1})
+
+
+def set_config(**fields):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text()) | fields
+        (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+    return change
+
+
+def set_weights(**new):
+    """Give a weight a new first entry; None takes the weight out."""
+
+    def change(folder):
+        weights = load_file(folder / "model.safetensors")
+        for name, value in new.items():
+            if value is None:
+                del weights[name]
+            else:
+                weights[name].view(-1)[0] = value
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def take_out(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def pickle_weights(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def cut_weights(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
+
+
+# --- what is read
+
+
+def test_an_original_is_loaded_wrapped_with_its_labels_and_answers_as_it_does(folder):
+    checkpoint = load(str(folder))
+    stock = AutoModelForSequenceClassification.from_pretrained(folder)
+    ids = tiny_tokenizer()(["the film was fine"], return_tensors="pt")
+    assert checkpoint.head_trained and checkpoint.record is None
+    assert checkpoint.labels == ("awful", "fine")
+    assert checkpoint.original.shape.layers == (LayerShape(4, 64),) * 2
+    assert not checkpoint.model.training
+    assert torch.equal(checkpoint.model(**ids).logits, stock(**ids).logits)
+    assert checkpoint.tokenizer("the film")["input_ids"] == tiny_tokenizer()("the film")["input_ids"]
+
+
+def test_a_config_is_read_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    original = read_original(str(folder))
+    assert original.shape.layers == (LayerShape(4, 64),) * 2
+    assert original.anatomy.model_type == "bert"
+    assert read_original(str(folder), labels=5).config.num_labels == 5
+
+
+def test_a_checkpoint_without_a_head_gets_one_for_the_labels_of_the_data(tmp_path):
+    folder = save_tiny(tmp_path / "model", trained=False)
+    plain = load(str(folder))
+    assert not plain.head_trained
+    named = load(str(folder), ["no", "perhaps", "yes"])
+    assert not named.head_trained and named.labels == ("no", "perhaps", "yes")
+    assert named.model(torch.tensor([[2, 3]])).logits.shape == (1, 3)
+    assert named.model.config.problem_type == "single_label_classification"
+    number = load(str(folder), regression=True)
+    assert number.labels == ("score",) and number.model.config.problem_type == "regression"
+    assert number.model(torch.tensor([[2, 3]])).logits.shape == (1, 1)
+
+
+@pytest.mark.parametrize("head", ["classifier.weight", "classifier.bias"])
+def test_half_a_head_is_no_trained_head(folder, head):
+    set_weights(**{head: None})(folder)
+    assert not load(str(folder)).head_trained
+
+
+def test_a_compressed_folder_comes_back_with_its_record(tmp_path, folder):
+    model = load(str(folder)).model
+    perform(AddExits((1, 2), "cls-tanh", False), model)
+    save(model, tiny_tokenizer(), tmp_path / "out", {RECORD: json.dumps({"format": FORMAT, "seed": 3})})
+    again = load(str(tmp_path / "out"))
+    assert isinstance(again.model, CompressedForSequenceClassification)
+    assert again.head_trained and again.labels == ("awful", "fine")
+    assert again.record == {"format": FORMAT, "seed": 3}
+    assert again.original.shape.exits == (1, 2)
+    assert again.original.config.model_type == "bert"
+
+
+def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
+    set_weights(**{"classifier.weight": None})(folder)
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    logging.enable_progress_bar()
+    try:
+        load(str(folder))
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, True)
+        logging.disable_progress_bar()
+        with quiet():
+            pass
+        assert not logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+    assert capfd.readouterr() == ("", "")
+
+
+# --- what is refused, word for word
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            take_out("config.json"),
+            "model folder {} has no config.json; give the folder that save_pretrained wrote",
+        ),
+        (write("config.json", b"{nope"), "{}/config.json is not a JSON object; copy the model again"),
+        (write("config.json", b"[1]"), "{}/config.json is not a JSON object; copy the model again"),
+        (write("config.json", b"\xff{}"), "{}/config.json is not a JSON object; copy the model again"),
+        (
+            set_config(model_type=...),
+            "{}/config.json has no model_type; give the folder that save_pretrained wrote",
+        ),
+        (
+            set_config(hidden_size="wide"),
+            "model {}: its config.json can't be read (TypeError: Field 'hidden_size' expected int, got str "
+            "(value: 'wide')); copy the model again",
+        ),
+        (
+            set_config(hidden_size=64),
+            "model {}: its weights can't be read (they do not fit the sizes in config.json); copy the model again",
+        ),
+        (
+            set_config(num_hidden_layers=3),
+            "{}: 16 weights are missing (first: bert.encoder.layer.2.attention.output.LayerNorm.bias); "
+            "use the whole checkpoint, or another one",
+        ),
+        (
+            set_weights(**{BODY: None}),
+            f"{{}}: 1 weights are missing (first: {BODY}); use the whole checkpoint, or another one",
+        ),
+        (
+            set_weights(**{BODY: float("nan")}),
+            f"{{}}: weight {BODY} holds NaN or infinity; its training went wrong, use an earlier checkpoint",
+        ),
+        (
+            set_weights(**{BODY: float("-inf")}),
+            f"{{}}: weight {BODY} holds NaN or infinity; its training went wrong, use an earlier checkpoint",
+        ),
+        (
+            pickle_weights,
+            "model folder {} has its weights only as a pickle (pytorch_model.bin), which can run code when opened; "
+            "convert it to model.safetensors where you trust it",
+        ),
+        (
+            take_out("model.safetensors"),
+            "model folder {} has no model.safetensors; give the folder that save_pretrained wrote",
+        ),
+        (
+            cut_weights,
+            "{}: model.safetensors is damaged (Error while deserializing header: incomplete metadata, file not fully "
+            "covered); copy the model again",
+        ),
+        (
+            write("model.safetensors", b""),
+            "{}: model.safetensors is damaged (Error while deserializing header: header too small); copy the model again",
+        ),
+        (
+            take_out("tokenizer.json"),
+            "model folder {} has no tokenizer.json; copy the tokenizer's files into it",
+        ),
+        (
+            write("tokenizer.json", b"{nope"),
+            "model {}: its tokenizer can't be read (Expecting property name enclosed in double quotes: line 1 column 2 "
+            "(char 1)); copy the model again",
+        ),
+        (
+            write(RECORD, b"{nope"),
+            f"{{}}/{RECORD} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+            "copy the folder again",
+        ),
+        (
+            write(RECORD, json.dumps({"format": FORMAT + 1}).encode()),
+            f"{{}}/{RECORD} has format {FORMAT + 1}, this version reads {FORMAT}; update compresskit",
+        ),
+    ],
+)
+def test_a_bad_model_folder_is_refused_in_one_sentence(folder, damage, message):
+    damage(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder))
+    assert str(caught.value) == message.format(folder)
+
+
+def test_a_model_of_another_kind_is_refused(folder):
+    set_config(model_type="gpt2")(folder)
+    with pytest.raises(ArchitectureError) as caught:
+        load(str(folder))
+    assert str(caught.value) == (
+        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, roberta, xlm-roberta); add one with the "
+        "hook compresskit_architectures, as docs/how-to shows"
+    )
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        load(str(tmp_path / "nowhere"))
+    assert str(caught.value) == (
+        f"model folder {tmp_path}/nowhere does not exist; give a folder with config.json and model.safetensors, or a Hub id"
+    )
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(CheckpointError) as caught:
+        load(str(tmp_path / "file.txt"))
+    assert str(caught.value) == f"model {tmp_path}/file.txt is a file; give the folder that it is in"
+
+
+def test_a_name_that_the_hub_does_not_give_is_refused():
+    with pytest.raises(CheckpointError) as caught:
+        load("nobody/nothing")
+    assert str(caught.value).startswith("model nobody/nothing is not a folder here, and the Hub did not give it (We couldn't ")
+    assert str(caught.value).endswith("); check the name and the connection")
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder):
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    set_config(auto_map={"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"})(folder)
+    assert load(str(folder)).head_trained
+    assert not (folder / "ran").exists()
+
+
+# --- what is written
+
+
+def test_a_saved_folder_has_all_its_files(tmp_path):
+    from compresskit.catalogue import load_catalogue
+    from compresskit.modules import wrap
+
+    model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
+    save(model, tiny_tokenizer(), tmp_path / "new" / "out", {"README.md": f"compresskit {__version__}\n"})
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+    assert read_record(tmp_path / "new" / "out") is None

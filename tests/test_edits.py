@@ -1,0 +1,108 @@
+"""Edits and shapes as data: what each edit does to a shape, and the way through JSON and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compresskit.edits import (
+    EDITS,
+    AddExits,
+    CutHeads,
+    CutLayers,
+    CutNeurons,
+    FactorizeEmbedding,
+    LayerShape,
+    Shape,
+    edit_from_json,
+    edit_to_json,
+)
+from compresskit.errors import CheckpointError
+
+PLAIN = Shape((LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64)))
+EXITED = PLAIN.after(AddExits((2, 3, 4), "mean-tanh", False))
+KNOWN = "(known: add-exits, cut-heads, cut-layers, cut-neurons, factorize-embedding); update compresskit to read it"
+
+RECORDS = [
+    (CutHeads(3, (0, 2, 5)), {"edit": "cut-heads", "layer": 3, "keep": [0, 2, 5]}),
+    (CutNeurons(0, (7,)), {"edit": "cut-neurons", "layer": 0, "keep": [7]}),
+    (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
+    (FactorizeEmbedding(128), {"edit": "factorize-embedding", "rank": 128}),
+    (
+        AddExits((1, 4), "cls-tanh", True),
+        {"edit": "add-exits", "layers": [1, 4], "head": "cls-tanh", "read_out": True},
+    ),
+]
+
+
+@pytest.mark.parametrize(("edit", "record"), RECORDS)
+def test_json_round_trip(edit, record):
+    assert edit_to_json(edit) == record
+    assert edit_from_json(json.loads(json.dumps(record))) == edit
+    assert edit_from_json(record | {"step": 4}) == edit
+    assert hash(edit_from_json(record)) == hash(edit)
+
+
+def test_every_kind_of_edit_has_a_round_trip_above():
+    assert {type(edit) for edit, _ in RECORDS} == set(EDITS.values())
+    assert all(EDITS[kind].kind == kind for kind in EDITS)
+
+
+@pytest.mark.parametrize("shape", [PLAIN, EXITED, EXITED.after(FactorizeEmbedding(9)).after(CutHeads(1, (0,)))])
+def test_shape_round_trip(shape):
+    assert Shape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+
+
+def test_a_shape_whose_lists_differ_in_length_is_no_shape():
+    data = PLAIN.to_json()
+    data["heads"].append(4)
+    with pytest.raises(ValueError):
+        Shape.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"edit": "cut-hands", "layer": 1}, f"unknown edit 'cut-hands' {KNOWN}"),
+        ({"layer": 1}, f"unknown edit 'None' {KNOWN}"),
+        (
+            {"edit": "cut-heads", "layer": 1},
+            "edit 'cut-heads' has no 'keep'; its file is damaged, copy the folder again",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_refused(record, message):
+    with pytest.raises(CheckpointError) as error:
+        edit_from_json(record)
+    assert str(error.value) == message
+
+
+def test_cuts_change_one_layer():
+    cut = PLAIN.after(CutHeads(1, (0, 2))).after(CutNeurons(3, (1, 2, 3)))
+    assert cut.layers == (LayerShape(4, 64), LayerShape(2, 64), LayerShape(4, 64), LayerShape(4, 3))
+    assert PLAIN.layers[1] == LayerShape(4, 64)
+
+
+def test_factorizing_again_replaces_the_rank():
+    assert PLAIN.after(FactorizeEmbedding(20)).after(FactorizeEmbedding(10)).rank == 10
+
+
+def test_exits_take_the_read_outs_place_or_leave_it():
+    assert (EXITED.exits, EXITED.head, EXITED.read_out) == ((2, 3, 4), "mean-tanh", False)
+    assert PLAIN.after(AddExits((4,), "cls-tanh", True)).read_out
+
+
+@pytest.mark.parametrize(
+    ("shape", "keep", "exits"),
+    [
+        (PLAIN, (0, 3), ()),
+        (EXITED, (0, 1, 2), (2, 3)),
+        (EXITED, (1, 3), (1, 2)),
+        (EXITED, (0,), (1,)),
+    ],
+)
+def test_cutting_layers_renumbers_the_exits_and_the_last_layer_answers(shape, keep, exits):
+    cut = shape.after(CutLayers(keep))
+    assert cut.exits == exits
+    assert cut.layers == tuple(shape.layers[old] for old in keep)

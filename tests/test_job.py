@@ -1,0 +1,261 @@
+"""What is found wrong before anything is written, and what makes two runs, or two steps, the same."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from compresskit.data import DataOptions
+from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
+from compresskit.job import prepare
+from compresskit.recipe import read_recipe
+from compresskit.run import Run
+from compresskit.testing import save_tiny, tiny_text
+
+RECIPE = """
+recipe: 1
+name: trial
+seed: 5
+steps:
+- finetune: {epochs: 1}
+- {exit: all, by: entropy, with: {threshold: 0.3}}
+- {distill: teacher, by: predictions, epochs: 1, batch_size: 16}
+- {prune: heads, by: magnitude, keep: 1/2}
+"""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("job")
+    save_tiny(root / "model", trained=False)
+    save_tiny(root / "trained")
+    tiny_text(root / "data", 32, eval_rows=8)
+    (root / "recipe.yaml").write_text(RECIPE)
+    return root
+
+
+@pytest.fixture
+def job(places, tmp_path):
+    """Prepares a run; `recipe` is text, and the other keywords replace what it works on."""
+
+    def job(*overrides, recipe=RECIPE, model="model", data="data", run=None, options=None, processes=1):
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        return prepare(
+            read_recipe(tmp_path / "recipe.yaml", overrides),
+            str(places / model) if model in ("model", "trained") else model,
+            str(places / data) if data == "data" else data,
+            options or DataOptions(),
+            run or Run(),
+            processes,
+        )
+
+    return job
+
+
+def equal_steps(one, other):
+    return sum(a == b for a, b in zip(one.digests(), other.digests(), strict=False))
+
+
+# --- what makes steps the same
+
+
+def test_the_same_run_has_the_same_digests_wherever_its_model_and_data_lie(job, places, tmp_path):
+    one = job().digests()
+    assert len(set(one)) == 4
+    shutil.copytree(places / "model", tmp_path / "moved")
+    shutil.copytree(places / "data", tmp_path / "text")
+    assert job(model=str(tmp_path / "moved"), data=str(tmp_path / "text")).digests() == one
+
+
+@pytest.mark.parametrize(
+    ("change", "equal"),
+    [
+        ({}, 4),
+        ({"seed": 6}, 0),
+        ({"steps.0.finetune.epochs": 2}, 0),
+        ({"steps.1.with.threshold": 0.2}, 1),
+        ({"steps.2.learning_rate": 1e-4}, 2),
+        ({"steps.2.by": "{predictions: {with: {temperature: 2}}}"}, 2),
+        ({"steps.2.by": "{predictions: {after: 0.5}, labels: 1}"}, 2),
+        ({"steps.2.save_as": "assistant"}, 2),
+        ({"steps.3.keep": 1}, 3),
+        ({"steps.3.with": "{norm: 2}"}, 3),
+        ({"name": "other", "about": "another story"}, 4),
+    ],
+)
+def test_a_change_of_the_recipe_changes_the_steps_from_there_on(job, change, equal):
+    changed = job(*(f"{key}={value}" for key, value in change.items()))
+    assert equal_steps(job(), changed) == equal
+
+
+def test_comments_and_lines_do_not_count(job):
+    assert equal_steps(job(), job(recipe=RECIPE.replace("steps:", "# a story\n\nsteps:"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("run", "equal"),
+    [
+        (Run(max_tokens=64), 0),
+        (Run(bf16=True), 0),
+        (Run(cache_bytes=0, checkpoint_steps=7, trackers=("tensorboard",)), 4),
+    ],
+)
+def test_what_can_change_the_result_counts(job, run, equal):
+    assert equal_steps(job(), job(run=run)) == equal
+
+
+def test_weights_labels_and_rows_count(job, places, tmp_path):
+    one = job()
+    for number, folder in enumerate(
+        (
+            save_tiny(tmp_path / "seed", trained=False, seed=1),
+            save_tiny(tmp_path / "config", trained=False, hidden_dropout_prob=0.2),
+        )
+    ):
+        assert equal_steps(one, job(model=str(folder))) == 0, number
+    assert equal_steps(one, job(options=DataOptions(max_train_rows=20))) == 0
+    text = shutil.copytree(places / "data", tmp_path / "text")
+    (text / "dev.tsv").write_text((text / "dev.tsv").read_text().replace("film", "play"))
+    assert equal_steps(one, job(data=str(text))) == 0
+
+
+def test_the_version_of_a_strategy_counts_from_where_it_is_used(job, monkeypatch):
+    from compresskit.catalogue import Catalogue
+
+    before = job().digests()
+    origin = Catalogue.origin
+    monkeypatch.setattr(
+        Catalogue, "origin", lambda self, what: "2.0" if what.__name__ == "Predictions" else origin(self, what)
+    )
+    assert [one == other for one, other in zip(before, job().digests(), strict=True)] == [True, True, False, False]
+
+
+def test_the_weights_of_a_teacher_in_a_folder_count(job, tmp_path):
+    folder = save_tiny(tmp_path / "teacher", seed=1)
+    recipe = RECIPE.replace("distill: teacher", f"distill: {folder}")
+    one = job(recipe=recipe, model="trained")
+    assert list(one.teachers) == [str(folder)]
+    shutil.rmtree(folder)
+    save_tiny(folder, seed=2)
+    assert equal_steps(one, job(recipe=recipe, model="trained")) == 2
+
+
+def test_a_new_head_is_the_same_at_each_load_and_follows_the_seed(job):
+    torch.manual_seed(99)
+    one, other = job(), job("seed=6")
+    head = [each.fresh().model.network.classifier.weight for each in (one, one, other)]
+    assert torch.equal(head[0], head[1])
+    assert not torch.equal(head[0], head[2])
+
+
+# --- what is refused, word for word
+
+
+def refused(kind, job, *args, **how):
+    with pytest.raises(kind) as caught:
+        job(*args, **how)
+    return str(caught.value)
+
+
+def test_a_recipe_that_trains_needs_data(job):
+    assert refused(DataError, job, data=None) == (
+        "recipe trial trains or scores on data; name labelled text with --data"
+    )
+
+
+def test_exits_cannot_be_put_in_twice(job, tmp_path):
+    from compresskit.checkpoint import load, save
+    from compresskit.edits import AddExits
+    from compresskit.surgery import perform
+
+    checkpoint = load(str(save_tiny(tmp_path / "plain")))
+    perform(AddExits((1, 2), "cls-tanh", False), checkpoint.model)
+    save(checkpoint.model, checkpoint.tokenizer, tmp_path / "out", {})
+    assert refused(CompresskitError, job, model=str(tmp_path / "out")) == (
+        f"{tmp_path}/out has exits already; leave the exit step out of the recipe or start from its original"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "processes", "message"),
+    [
+        (16, 3, 1, "gradient_accumulation 3; make it a multiple of 3"),
+        (16, 4, 3, "gradient_accumulation 4 and 3 processes; make it a multiple of 12"),
+        (9, 1, 2, "gradient_accumulation 1 and 2 processes; make it a multiple of 2"),
+    ],
+)
+def test_a_batch_must_be_shared_equally(job, batch, accumulation, processes, message):
+    settings = (f"steps.2.batch_size={batch}", f"steps.2.gradient_accumulation={accumulation}")
+    rest = ("steps.0.finetune.batch_size=24",)
+    assert refused(RecipeError, job, *settings, *rest, processes=processes) == (
+        f"steps[2] distill: batch_size {batch} can't be shared equally by {message}"
+    )
+    job("steps.2.batch_size=24", "steps.2.gradient_accumulation=4", *rest, processes=3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "step"),
+    [
+        ("finetune: {epochs: 1}", "finetune: {epochs: 1, train: exits}", "steps[0] finetune"),
+        ("exit: all, by", "exit: [2], pooler: keep, by", "steps[2] distill"),
+    ],
+)
+def test_training_exits_alone_needs_exits(job, old, new, step):
+    recipe = RECIPE.replace(old, new).replace("epochs: 1, batch_size", "epochs: 1, train: exits, batch_size")
+    assert refused(RecipeError, job, recipe=recipe) == (
+        f"{step}: 'train: exits' has no exit head to train; put an exit step before it"
+    )
+
+
+def test_a_teacher_in_a_folder_is_looked_at_first(job, tmp_path):
+    def teach(folder):
+        return refused(CheckpointError, job, recipe=RECIPE.replace("distill: teacher", f"distill: {folder}"))
+
+    assert teach("./nowhere") == (
+        "model folder ./nowhere does not exist; give a folder with config.json and model.safetensors, or a Hub id"
+    )
+    folder = save_tiny(tmp_path / "headless", trained=False)
+    assert teach(folder) == f"teacher {folder} has no trained head; fine-tune it first, or use another teacher"
+    folder = save_tiny(tmp_path / "named", id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    assert teach(folder) == (
+        f"teacher {folder} knows the labels no, yes, the student 0, 1; "
+        "give both the same names in config.json (id2label) or use another teacher"
+    )
+
+
+def test_a_teacher_must_read_the_same_tokens(job, places, tmp_path):
+    folder = save_tiny(tmp_path / "foreign")
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"dull"', '"gnarly"'))
+    recipe = RECIPE.replace("distill: teacher", f"distill: {folder}")
+    assert refused(CheckpointError, job, recipe=recipe, model="trained") == (
+        f"teacher {folder} has another vocabulary than {places}/trained; use a teacher with the same tokenizer"
+    )
+
+
+def test_names_saved_by_a_step_are_no_folders(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    assert job().teachers == {}
+
+
+def test_rows_keep_token_types_whatever_the_student_reads(job, places, tmp_path):
+    folder = save_tiny(tmp_path / "distilled", "distilbert", trained=False)
+    rows, collator = job(model=str(folder)).rows()
+    assert sorted(collator([rows[0], rows[1]])) == ["attention_mask", "index", "input_ids", "labels", "token_type_ids"]
+    with pytest.raises(DataError) as caught:
+        job(run=Run(max_tokens=2)).rows()
+    assert str(caught.value).startswith("--max-tokens 2 leaves no room for text beside 2 special tokens")
+    recipe = "recipe: 1\nsteps:\n- {prune: heads, by: magnitude, keep: 1}\n"
+    assert job(recipe=recipe, data=None).rows() == (None, None)
+
+
+def test_a_job_is_what_it_was_made_of(job, places):
+    made = job()
+    assert made.original.original.name == str(places / "model")
+    assert [planned.name for planned in made.plan.steps] == ["finetune", "exit", "distill", "prune"]
+    assert made.corpus.task.labels == ("0", "1")
+    assert replace(made, corpus=None).rows() == (None, None)

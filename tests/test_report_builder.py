@@ -1,0 +1,103 @@
+"""Reports of runs and of folders: what is counted, what is measured, what was saved."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from compresskit.checkpoint import load, read_original, save
+from compresskit.cost import parameters
+from compresskit.data import DataOptions, load_corpus
+from compresskit.report import Report
+from compresskit.report_builder import compare, report_on
+from compresskit.run import Run
+from compresskit.runtime import latency
+from compresskit.speed import EARLY, FULL
+from compresskit.testing import save_tiny, tiny_compressed, tiny_text, tiny_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Two passes are enough where nobody looks at the times."""
+    for name in ("compare", "milliseconds"):
+        quick = partial(getattr(latency, name), repeats=2, min_seconds=0)
+        monkeypatch.setattr(f"compresskit.speed.{name}", quick)
+
+
+def run_of(tmp_path):
+    """An original, a model of its family, and the report on both."""
+    original = load(str(save_tiny(tmp_path / "original", layers=3)))
+    model = tiny_compressed(exits=(1, 2, 3), layers=3)
+    corpus = load_corpus(str(tiny_text(tmp_path / "data")), DataOptions(), original.labels)
+    report = compare(
+        original=original,
+        reference=original,
+        model=model,
+        corpus=corpus,
+        run=Run(),
+        seconds=[("1 exit", 2.0)],
+        name=str(tmp_path / "out"),
+    )
+    save(model, tiny_tokenizer(), tmp_path / "out", {"compression.json": json.dumps({"report": report.to_json()})})
+    return original, model, report
+
+
+def test_a_run_is_scored_timed_and_counted_on_both_sides(tmp_path):
+    original, model, report = run_of(tmp_path)
+    assert (report.original.name, report.model.name) == (str(tmp_path / "original"), str(tmp_path / "out"))
+    assert report.original.parameters == sum(weight.numel() for weight in original.model.parameters())
+    assert report.model.parameters == sum(weight.numel() for weight in model.parameters())
+    assert [score.metric for score in report.original.scores] == ["accuracy", "f1"]
+    assert report.original.scores[0].per_exit == {}
+    assert list(report.model.scores[0].per_exit) == [1, 2, 3]
+    assert report.model.leaving.policy == "entropy, threshold 0.5"
+    assert sum(report.model.leaving.histogram.values()) == 32
+    assert [(t.label, t.batch) for t in report.original.milliseconds] == [(FULL, 1), (FULL, 32)]
+    assert [(t.label, t.batch) for t in report.model.milliseconds] == [(FULL, 1), (EARLY, 1), (FULL, 32), (EARLY, 32)]
+    assert [(step.name, step.seconds) for step in report.steps] == [("1 exit", 2.0)]
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_bytes_foreseen_are_the_bytes_saved_but_for_the_header(tmp_path):
+    _, _, report = run_of(tmp_path)
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert 0 <= size - report.model.bytes_on_disk < 10_000
+
+
+def test_without_data_nothing_is_scored(tmp_path):
+    original = load(str(save_tiny(tmp_path / "original")))
+    report = compare(original=original, reference=None, model=tiny_compressed(exits=(1, 2)), corpus=None, run=Run())
+    assert (report.model.scores, report.model.leaving, report.original.scores) == ((), None, ())
+    assert [(time.label, time.batch) for time in report.model.milliseconds] == [(FULL, 1), (FULL, 8)]
+    assert len(report.original.milliseconds) == 2
+
+
+def test_a_folder_shows_what_was_saved_and_is_timed_here(tmp_path):
+    _, _, saved = run_of(tmp_path)
+    report = report_on(str(tmp_path / "out"), None, Run())
+    assert (report.model.scores, report.model.leaving, report.steps) == (
+        saved.model.scores, saved.model.leaving, saved.steps,
+    )  # fmt: skip
+    assert report.original == saved.original
+    assert report.model.bytes_on_disk == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert [(time.label, time.batch) for time in report.model.milliseconds] == [(FULL, 1), (FULL, 8)]
+
+
+def test_against_another_model_both_are_counted_and_timed(tmp_path):
+    _, _, saved = run_of(tmp_path)
+    report = report_on(str(tmp_path / "out"), str(tmp_path / "original"), Run())
+    assert report.original.scores == saved.original.scores
+    assert len(report.original.milliseconds) == len(report.model.milliseconds) == 2
+    other = report_on(str(tmp_path / "out"), str(save_tiny(tmp_path / "other")), Run())
+    assert other.original.scores == ()
+
+
+def test_without_timing_no_weights_are_read(tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    report = report_on(str(folder), None, Run(), timing=False)
+    original = read_original(str(folder))
+    assert report.model.parameters == parameters(original.dims, original.shape)
+    assert (report.model.milliseconds, report.model.bytes_on_disk, report.original) == ((), None, None)

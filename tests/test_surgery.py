@@ -1,0 +1,377 @@
+"""Cutting is masking, factoring at full rank is nothing, and what is left costs what the arithmetic says."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from compresskit.anatomy import entries, find, head_size, layers, linear
+from compresskit.catalogue import load_catalogue
+from compresskit.config import CompressedConfig
+from compresskit.cost import count, dims_of, parameters
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutLayers,
+    CutNeurons,
+    FactorizeEmbedding,
+    Shape,
+    edit_from_json,
+    edit_to_json,
+)
+from compresskit.errors import SurgeryError
+from compresskit.modules import CompressedForSequenceClassification, FactorizedEmbedding, wrap
+from compresskit.strategies.svd import Svd
+from compresskit.surgery import perform, reshape, word_embedding
+from compresskit.testing import tiny_model
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+EXITS = AddExits((1, 2), "cls-tanh", False)
+EXITS_RULE = (
+    "must be different layers in rising order, from 1 up, the last of them the model's last, 2; correct the list"
+)
+
+
+def wrapped(family="bert", **sizes):
+    return wrap(tiny_model(family, **sizes), load_catalogue().anatomy(family))
+
+
+def texts(model, rows=6):
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.arange(9) < torch.randint(2, 10, (rows, 1), generator=draw)).long()
+    ids = torch.randint(5, 60, mask.shape, generator=draw) * mask
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (torch.arange(9) > 4)}
+    return {name: batch[name] for name in model.input_names}
+
+
+def factors(model, rank):
+    return Svd().factor(word_embedding(model), rank, None)
+
+
+def answers(model):
+    with torch.no_grad():
+        return torch.stack(list(model.trace(texts(model)).logits.values()))
+
+
+def cost(model):
+    return parameters(dims_of(model.anatomy, model.network.config), model.shape)
+
+
+# --- heads and neurons -----------------------------------------------------------------------------------------------
+
+
+class Masks:
+    """Zeroes what the removed heads and neurons of a whole model put into attention-out and ffn-out."""
+
+    def __init__(self, model):
+        self.model = model
+        self.kept = {}
+        for index, layer in enumerate(layers(model.anatomy, model.network)):
+            for target, role in (("heads", "attention-out"), ("neurons", "ffn-out")):
+                piece = next(piece for piece in model.anatomy.slices(target) if piece.role == role)
+                out = linear(layer, piece.path)
+                width = head_size(model.anatomy, layer) if target == "heads" else 1
+                self.kept[target, index] = list(range(out.in_features // width))
+                out.register_forward_pre_hook(
+                    lambda _, args, at=(target, index), width=width: (args[0] * self.mask(at, width, args[0]),)
+                )
+
+    def mask(self, at, width, like):
+        mask = torch.zeros(like.shape[-1])
+        mask[entries(self.kept[at], width)] = 1
+        return mask
+
+    def cut(self, target, index, keep):
+        """`keep` is numbered as the cut model is now; the mask is numbered as the whole model."""
+        self.kept[target, index] = [self.kept[target, index][unit] for unit in keep]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_p1_cutting_is_masking_after_every_pruning_of_a_schedule(family):
+    cut, whole = wrapped(family, hidden=48, heads=6, neurons=60), wrapped(family, hidden=48, heads=6, neurons=60)
+    torch.manual_seed(3)
+    perform(EXITS, cut)
+    torch.manual_seed(3)
+    perform(EXITS, whole)
+    masks = Masks(whole)
+    draw = random.Random(0)
+    for heads, neurons in ((5, 49), (4, 38), (3, 27), (2, 16), (1, 5)):
+        for index in range(2):
+            for target, kind, keep in (("heads", CutHeads, heads), ("neurons", CutNeurons, neurons)):
+                now = getattr(cut.shape.layers[index], target)
+                units = tuple(sorted(draw.sample(range(now), keep)))
+                perform(kind(index, units), cut)
+                masks.cut(target, index, units)
+        assert [(layer.heads, layer.neurons) for layer in cut.shape.layers] == [(heads, neurons)] * 2
+        torch.testing.assert_close(answers(cut), answers(whole), rtol=0, atol=1e-5)
+        assert count(cut) == cost(cut)
+    untouched = wrapped(family, hidden=48, heads=6, neurons=60)
+    torch.manual_seed(3)
+    perform(EXITS, untouched)
+    assert (answers(cut) - answers(untouched)).abs().max() > 1e-3
+
+
+def test_layers_may_keep_different_numbers():
+    model = wrapped(layers=3)
+    perform(CutHeads(0, (1, 3)), model)
+    perform(CutNeurons(2, (0, 5, 63)), model)
+    assert [(layer.heads, layer.neurons) for layer in model.shape.layers] == [(2, 64), (4, 64), (4, 3)]
+    assert count(model) == cost(model)
+    assert answers(model).isfinite().all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_p5_the_size_and_scale_of_a_head_stay(family):
+    model = wrapped(family, hidden=48, heads=6)
+    perform(CutHeads(0, (2, 5)), model)
+    first, second = layers(model.anatomy, model.network)
+    assert head_size(model.anatomy, first) == head_size(model.anatomy, second) == 8
+    owner_path, _, name = model.anatomy.head_count.rpartition(".")
+    owner = find(first, owner_path)
+    assert getattr(owner, name) == 2
+    assert owner.scaling == 8**-0.5
+    assert [linear(first, piece.path).weight.shape[piece.dim] for piece in model.anatomy.heads] == [16] * 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_p5_the_shape_round_trips_through_the_config(family, tmp_path):
+    model = wrapped(family, layers=3)
+    for edit in (
+        CutHeads(0, (1, 3)),
+        CutNeurons(2, (0, 5, 63)),
+        FactorizeEmbedding(5),
+        AddExits((1, 3), "mean-tanh", False),
+    ):
+        perform(edit, model)
+    model.config.save_pretrained(tmp_path)
+    config = CompressedConfig.from_pretrained(tmp_path)
+    assert Shape.from_json(config.shape) == model.shape
+    again = CompressedForSequenceClassification(config)
+    assert again.shape == model.shape
+    assert {name: weight.shape for name, weight in again.state_dict().items()} == {
+        name: weight.shape for name, weight in model.state_dict().items()
+    }
+    assert [exit_.kind for exit_ in again.exits.values()] == ["mean-tanh"] * 2
+
+
+def test_a_cut_keeps_the_slices_of_the_units_and_their_biases():
+    model = wrapped()
+    layer = layers(model.anatomy, model.network)[1]
+    before = {name: weight.clone() for name, weight in layer.state_dict().items()}
+    perform(CutHeads(1, (0, 2)), model)
+    perform(CutNeurons(1, (7, 8, 60)), model)
+    after = layer.state_dict()
+    rows = [*range(8), *range(16, 24)]
+    for name in ("query", "key", "value"):
+        assert torch.equal(after[f"attention.self.{name}.weight"], before[f"attention.self.{name}.weight"][rows])
+        assert torch.equal(after[f"attention.self.{name}.bias"], before[f"attention.self.{name}.bias"][rows])
+    assert torch.equal(after["attention.output.dense.weight"], before["attention.output.dense.weight"][:, rows])
+    assert torch.equal(after["attention.output.dense.bias"], before["attention.output.dense.bias"])
+    assert torch.equal(after["intermediate.dense.weight"], before["intermediate.dense.weight"][[7, 8, 60]])
+    assert torch.equal(after["intermediate.dense.bias"], before["intermediate.dense.bias"][[7, 8, 60]])
+    assert torch.equal(after["output.dense.weight"], before["output.dense.weight"][:, [7, 8, 60]])
+    assert torch.equal(after["output.dense.bias"], before["output.dense.bias"])
+
+
+def test_what_is_left_can_be_trained_and_keeps_its_precision():
+    model = wrapped().to(torch.bfloat16)
+    for edit in (CutHeads(0, (1,)), CutNeurons(0, (1,)), EXITS):
+        perform(edit, model)
+    perform(FactorizeEmbedding(4), model, factors(model, 4))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert all(weight.requires_grad and weight.is_contiguous() for weight in model.parameters())
+    assert not any(part.training for part in model.modules())
+
+
+# --- the word embedding ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_f3_full_rank_keeps_the_logits(family):
+    model = wrapped(family)
+    before = answers(model)
+    size = find(model.network, model.anatomy.word_embeddings).embedding_dim
+    perform(FactorizeEmbedding(size), model, factors(model, size))
+    assert isinstance(find(model.network, model.anatomy.word_embeddings), FactorizedEmbedding)
+    torch.testing.assert_close(answers(model), before, rtol=0, atol=1e-5)
+    assert count(model) == cost(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_f2_iterated_truncation_is_direct_truncation(family):
+    iterated, direct = wrapped(family), wrapped(family)
+    for rank in (15, 11, 8, 5):
+        perform(FactorizeEmbedding(rank), iterated, factors(iterated, rank))
+    perform(FactorizeEmbedding(5), direct, factors(direct, 5))
+    torch.testing.assert_close(word_embedding(iterated), word_embedding(direct), rtol=0, atol=1e-5)
+    torch.testing.assert_close(answers(iterated), answers(direct), rtol=0, atol=1e-4)
+    one, other = (find(model.network, model.anatomy.word_embeddings) for model in (iterated, direct))
+    torch.testing.assert_close(one.table.weight, other.table.weight, rtol=0, atol=1e-4)
+    assert one.table.padding_idx == tiny_model(family).get_input_embeddings().padding_idx
+    assert one.expand.bias is None
+    assert iterated.shape.rank == 5
+    assert (word_embedding(direct) - word_embedding(wrapped(family))).abs().max() > 0.1
+
+
+# --- exits and the read-out ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("read_out", [True, False])
+def test_the_read_out_stays_or_goes(family, read_out):
+    model = wrapped(family, layers=3)
+    pieces = [part for part in model.anatomy.read_out if not part.startswith(":")]
+    perform(AddExits((2, 3), "cls-tanh", read_out), model)
+    assert list(model.exits) == (["2"] if read_out else ["2", "3"])
+    assert [find(model.network, piece.rpartition(".")[0])._modules[piece.rpartition(".")[2]] is None
+            for piece in pieces] == [not read_out] * len(pieces)  # fmt: skip
+    assert count(model) == cost(model)
+
+
+def test_exits_are_small_random_heads_without_bias():
+    model = wrapped(hidden=512, labels=4, initializer_range=0.02)
+    perform(EXITS, model)
+    for head in model.exits.values():
+        assert head.classifier.weight.shape == (4, 512)
+        assert 0.018 < head.classifier.weight.std() < 0.022
+        assert not head.classifier.bias.any()
+    assert [head.dropout.p for head in model.exits.values()] == [model.network.config.hidden_dropout_prob] * 2
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def test_cut_layers_leave_the_others_in_order():
+    model, whole = wrapped(layers=4), wrapped(layers=4)
+    perform(CutLayers((0, 2, 3)), model)
+    state = whole.embed(texts(whole))
+    mask = texts(whole)["attention_mask"]
+    with torch.no_grad():
+        for index in (0, 2, 3):
+            state = layers(whole.anatomy, whole.network)[index](state, whole.attention(state, mask))
+        assert torch.equal(answers(model)[0], whole.answer(4, state, mask))
+    assert model.depth == 3
+    assert count(model) == cost(model)
+
+
+@pytest.mark.parametrize(
+    ("exits", "read_out", "keep", "left"),
+    [
+        ((1, 2, 3, 4), False, (0, 2, 3), {"1": "1", "2": "3", "3": "4"}),
+        ((2, 4), False, (0, 1, 2), {"2": "2", "3": "4"}),
+        ((2, 4), False, (0, 1), {"2": "2"}),
+        ((2, 4), False, (0,), {"1": "4"}),
+        ((1, 2, 3, 4), True, (0, 2, 3), {"1": "1", "2": "3"}),
+        ((2, 4), True, (0, 1), {}),
+    ],
+)
+def test_exits_stay_with_their_layers_and_the_last_layer_answers(exits, read_out, keep, left):
+    model = wrapped(layers=4)
+    perform(AddExits(exits, "cls-tanh", read_out), model)
+    old = dict(model.exits.items())
+    perform(CutLayers(keep), model)
+    assert {new: next(name for name, head in old.items() if head is now) for new, now in model.exits.items()} == left
+    assert model.shape.exits == tuple(sorted({*map(int, left), len(keep)}))
+    assert count(model) == cost(model)
+    assert len(answers(model)) == len(model.shape.exits)
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edits_replayed_on_a_fresh_original_give_the_same_weights(family):
+    done = [
+        CutLayers((0, 2)),
+        CutHeads(0, (1, 3)),
+        CutHeads(0, (1,)),
+        CutNeurons(1, (0, 5, 63)),
+        CutNeurons(1, (1, 2)),
+    ]
+    model, replayed = wrapped(family, layers=3), wrapped(family, layers=3)
+    for edit in done:
+        perform(edit, model)
+    for record in [edit_to_json(edit) for edit in done]:
+        perform(edit_from_json(record), replayed)
+    assert replayed.shape == model.shape
+    theirs = replayed.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in model.state_dict().items())
+    assert torch.equal(answers(model), answers(replayed))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("read_out", [True, False])
+def test_reshape_gives_every_weight_its_place(family, read_out):
+    model = wrapped(family, layers=3)
+    for edit in (
+        AddExits((1, 2, 3), "mean-tanh", read_out),
+        CutLayers((0, 2)),
+        CutHeads(1, (1, 3)),
+        CutNeurons(0, (0, 5, 63)),
+        FactorizeEmbedding(7),
+    ):
+        perform(edit, model)
+    again = wrapped(family, layers=3, seed=5)
+    reshape(again, model.shape)
+    assert again.shape == model.shape
+    again.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(answers(again), answers(model))
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (CutHeads(0, ()), "nothing would be left of the heads of layer 1; keep at least one of 4"),
+        (CutNeurons(1, ()), "nothing would be left of the neurons of layer 2; keep at least one of 64"),
+        (CutLayers(()), "nothing would be left of the layers; keep at least one of 2"),
+        (
+            CutHeads(1, (0, 4)),
+            "cannot keep [0, 4] of the 4 heads of layer 2; give different numbers from 0 to 3, rising",
+        ),
+        (
+            CutNeurons(0, (-1, 2)),
+            "cannot keep [-1, 2] of the 64 neurons of layer 1; give different numbers from 0 to 63, rising",
+        ),
+        (CutLayers((1, 0)), "cannot keep [1, 0] of the 2 layers; give different numbers from 0 to 1, rising"),
+        (CutLayers((0, 0)), "cannot keep [0, 0] of the 2 layers; give different numbers from 0 to 1, rising"),
+        (CutLayers((0, 2)), "cannot keep [0, 2] of the 2 layers; give different numbers from 0 to 1, rising"),
+        (CutHeads(2, (0,)), "there is no layer 3 to cut heads from; give the number of one of the 2 layers"),
+        (CutNeurons(-1, (0,)), "there is no layer 0 to cut neurons from; give the number of one of the 2 layers"),
+        (FactorizeEmbedding(0), "rank 0 is not between 1 and the embedding's size 32; ask for a rank in between"),
+        (FactorizeEmbedding(33), "rank 33 is not between 1 and the embedding's size 32; ask for a rank in between"),
+        (AddExits((), "cls-tanh", False), f"exits [] {EXITS_RULE}"),
+        (AddExits((1,), "cls-tanh", False), f"exits [1] {EXITS_RULE}"),
+        (AddExits((1, 3), "cls-tanh", False), f"exits [1, 3] {EXITS_RULE}"),
+        (AddExits((0, 2), "cls-tanh", False), f"exits [0, 2] {EXITS_RULE}"),
+        (AddExits((2, 1), "cls-tanh", True), f"exits [2, 1] {EXITS_RULE}"),
+        (AddExits((2, 2), "cls-tanh", True), f"exits [2, 2] {EXITS_RULE}"),
+    ],
+)
+def test_an_edit_that_does_not_fit_is_refused_and_changes_nothing(edit, message):
+    model = wrapped()
+    before, shape = answers(model), model.shape
+    with pytest.raises(SurgeryError) as error:
+        perform(edit, model)
+    assert str(error.value) == message
+    assert torch.equal(answers(model), before)
+    assert model.shape == shape
+
+
+def test_a_read_out_that_is_gone_cannot_answer_at_the_last_layer():
+    model = wrapped()
+    perform(EXITS, model)
+    with pytest.raises(SurgeryError) as error:
+        perform(replace(EXITS, read_out=True), model)
+    assert str(error.value) == (
+        "the original's read-out was removed from this model and can't answer at the last layer; "
+        "put an exit head there too"
+    )
+    assert all(isinstance(head, nn.Module) for head in model.exits.values())
+    assert len(model.exits) == 2

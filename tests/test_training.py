@@ -1,0 +1,533 @@
+"""The Trainer does what the recipe says: which losses, at which rate, in how many steps; and a stopped one goes on."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import gc
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from compresskit import training
+from compresskit.batches import collate, encode
+from compresskit.catalogue import load_catalogue
+from compresskit.data import DataOptions, load_corpus
+from compresskit.edits import AddExits
+from compresskit.errors import CheckpointError, CompresskitError
+from compresskit.interfaces import Distiller
+from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.progress import Silent
+from compresskit.run import Run
+from compresskit.strategies.hidden_states import HiddenStates
+from compresskit.strategies.labels import Labels
+from compresskit.strategies.predictions import Predictions
+from compresskit.surgery import perform
+from compresskit.teachers import Teacher
+from compresskit.testing import tiny_model, tiny_text, tiny_tokenizer
+from compresskit.training import WHOLE, Lesson, last_checkpoint, optimizer_steps, teach
+from compresskit.verbs import Distill, Loss
+
+pytestmark = pytest.mark.usefixtures("_light_collections")
+CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module")
+def _light_collections():
+    """Each training collects garbage; what is here already need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@dataclass(frozen=True)
+class Watcher(Distiller):
+    """The mean of the last answers, noting each batch that it is asked about."""
+
+    name: ClassVar[str] = "watcher"
+    needs_teacher: ClassVar[bool] = False
+
+    seen: list
+    hidden: bool = False
+
+    @property
+    def needs_hidden(self):
+        return self.hidden
+
+    def loss(self, student, teacher, batch):
+        self.seen.append((batch["index"].tolist(), student))
+        return student.last.square().mean()
+
+
+@dataclass(frozen=True)
+class Nothing(Watcher):
+    """Asks about nothing that trains."""
+
+    def loss(self, student, teacher, batch):
+        return student.hidden[0].sum()
+
+
+class Interruption(BaseException):
+    """As a kill, but the test lives on."""
+
+
+def student(exits=(1, 2), seed=0, **config):
+    model = wrap(tiny_model(seed=seed, **config), load_catalogue().anatomy("bert"))
+    torch.manual_seed(seed)
+    if exits:
+        perform(AddExits(exits, "cls-tanh", False), model)
+    return model
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    """Makes a `Lesson` of tiny text; keywords beside the named ones are the recipe's."""
+    numbers = iter(range(100))
+
+    def lesson(model=None, losses=None, teacher=None, rows=64, run=None, rate=None, folder=None, **options):
+        encoded = rows_of(tmp_path / f"data{rows}", rows)
+        losses = losses or {"labels": Loss(Labels())}
+        settings = {"distill": "teacher", "by": losses, "epochs": 1, "batch_size": 16, "learning_rate": 1e-3} | options
+        verb = Distill(label="steps[0] distill", **settings)
+        return Lesson(
+            model or student(),
+            encoded,
+            collate(0),
+            losses,
+            teacher,
+            verb,
+            rate or verb.learning_rate,
+            43,
+            folder or tmp_path / f"scratch{next(numbers)}",
+            run or Run(),
+        )
+
+    return lesson
+
+
+def rows_of(folder, rows):
+    corpus = load_corpus(str(tiny_text(folder, rows, eval_rows=2)), DataOptions())
+    return encode(corpus.train, tiny_tokenizer(), 128, token_types=True)
+
+
+def weights(model):
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def watched(monkeypatch):
+    """What every optimizer step starts from: gradients and learning rates."""
+    steps = []
+
+    def note(optimizer, args, kwargs):
+        groups = optimizer.param_groups
+        gradients = [None if p.grad is None else p.grad.clone() for group in groups for p in group["params"]]
+        steps.append(SimpleNamespace(gradients=gradients, rates=[group["lr"] for group in groups]))
+
+    make = training._optimizer
+
+    def optimizer(lesson):
+        made = make(lesson)
+        made.register_step_pre_hook(note)
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_optimizer", optimizer)
+        yield steps
+
+
+# --- which losses, which weights
+
+
+@pytest.mark.parametrize(("accumulation", "calls"), [(1, 1), (2, 2)])
+def test_a_loss_is_on_from_its_share_of_the_steps_on(lesson, accumulation, calls):
+    early, middle, late = [], [], []
+    losses = {
+        "early": Loss(Watcher(early)),
+        "middle": Loss(Watcher(middle), after=0.3),
+        "late": Loss(Watcher(late, hidden=True), after=0.5),
+    }
+    teach(lesson(losses=losses, epochs=2, gradient_accumulation=accumulation))  # 8 steps
+    # 0.3 of 8 steps are 2.4, so the fourth step is the first one after them; half of them are 4.
+    assert (len(early), len(middle), len(late)) == (8 * calls, 5 * calls, 4 * calls)
+    assert [batch for batch, _ in middle] == [batch for batch, _ in early[3 * calls :]]
+    # Hidden states are recorded only while somebody wants them.
+    assert [len(trace.hidden) for _, trace in early] == [0] * (4 * calls) + [3] * (4 * calls)
+
+
+def test_weights_of_losses_multiply_their_gradients(lesson, monkeypatch):
+    with watched(monkeypatch) as single:
+        teach(lesson(student(**CALM), {"a": Loss(Labels(), 1.0)}, epochs=0.25, max_grad_norm=1e9))
+    with watched(monkeypatch) as both:
+        losses = {"a": Loss(Labels(), 2.0), "b": Loss(Labels(), 0.5)}
+        teach(lesson(student(**CALM), losses, epochs=0.25, max_grad_norm=1e9))
+    for one, two in zip(single[0].gradients, both[0].gradients, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(two, 2.5 * one)
+
+
+def test_train_exits_leaves_the_body_bit_for_bit(lesson):
+    model = student()
+    before = weights(model)
+    teach(lesson(model, epochs=2, train="exits", weight_decay=0.1))
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {f"exits.{layer}.classifier.{part}" for layer in (1, 2) for part in ("weight", "bias")}
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+    assert not model.training
+
+
+def test_train_exits_needs_a_loss_of_their_answers(lesson):
+    with pytest.raises(CompresskitError) as caught:
+        teach(lesson(losses={"nothing": Loss(Nothing([], hidden=True))}, train="exits"))
+    assert str(caught.value) == (
+        "steps[0] distill: no loss that is on moves anything, as 'train: exits' moves the exit heads alone; "
+        "add a loss of their answers, such as predictions"
+    )
+
+
+def test_exits_last_trains_the_last_exit_alone(lesson):
+    model = student()
+    before = weights(model)
+    todo = lesson(model, exits="last")
+    assert not todo.equilibrium
+    teach(todo)
+    assert same({n: w for n, w in weights(model).items() if "exits.1" in n}, {n: before[n] for n in before if "exits.1" in n})
+    assert not torch.equal(model.state_dict()["exits.2.classifier.weight"], before["exits.2.classifier.weight"])
+
+
+def test_gradient_equilibrium_acts_only_with_several_exits(lesson):
+    assert lesson().equilibrium
+    assert not lesson(gradient_equilibrium=False).equilibrium
+    assert not lesson(student(exits=())).equilibrium
+    assert lesson().exits == (1, 2)
+    assert lesson(exits="last").exits == lesson(student(exits=())).exits == (2,)
+
+
+# --- learning rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        # Two of ten steps are warm-up.
+        ("linear", [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("constant", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("cosine", [0, 0.5, *(0.5 + 0.5 * torch.tensor(k * torch.pi / 8).cos().item() for k in range(8))]),
+    ],
+)
+def test_rates_follow_the_schedule_and_exits_have_their_own(lesson, monkeypatch, schedule, expected):
+    # In the second round of a repeat with `restore: 1`, 1e-3 has become 4e-3; the exits' own rate grows with it.
+    with watched(monkeypatch) as steps:
+        teach(lesson(epochs=2.5, warmup=0.2, schedule=schedule, exit_learning_rate=5e-2, restore=1, rate=4e-3))
+    assert len(steps) == 10
+    for step, factor in zip(steps, expected, strict=True):
+        assert step.rates == pytest.approx([4e-3 * factor] * 2 + [2e-1 * factor] * 2)
+
+
+def test_matrices_decay_and_biases_and_norms_do_not(lesson):
+    model = student()
+    todo = lesson(model, weight_decay=0.1, exit_learning_rate=5e-3)
+    settings = {
+        id(weight): (group["lr"], group["weight_decay"])
+        for group in training._optimizer(todo).param_groups
+        for weight in group["params"]
+    }
+    named = {name: settings.pop(id(weight)) for name, weight in model.named_parameters()}
+    assert not settings
+    layer = "network.bert.encoder.layer.1"
+    assert named["network.bert.embeddings.word_embeddings.weight"] == (1e-3, 0.1)
+    assert named[f"{layer}.attention.self.query.weight"] == (1e-3, 0.1)
+    assert named[f"{layer}.attention.self.query.bias"] == (1e-3, 0.0)
+    assert named[f"{layer}.output.LayerNorm.weight"] == named[f"{layer}.output.LayerNorm.bias"] == (1e-3, 0.0)
+    assert named["exits.2.classifier.weight"] == (5e-3, 0.1)
+    assert named["exits.2.classifier.bias"] == (5e-3, 0.0)
+
+
+def test_without_a_rate_of_their_own_exits_learn_like_the_rest(lesson):
+    assert {group["lr"] for group in training._optimizer(lesson(rate=3e-3)).param_groups} == {3e-3}
+
+
+# --- how many steps, over which rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs", "steps"),
+    [
+        (64, 16, 1, 1, 4),
+        (40, 16, 1, 3, 6),  # the last 8 rows of an epoch fill no batch
+        (40, 16, 4, 3, 6),
+        (46, 16, 8, 2, 4),  # seven parts of a batch are left over
+        (64, 16, 2, 0.5, 2),
+        (64, 16, 1, 1.75, 7),
+        (64, 16, 1, 0.01, 1),
+        (10, 16, 1, 3, 3),  # fewer rows than a batch
+        (10, 16, 2, 3, 3),
+        (16, 16, 1, 2, 2),
+    ],
+)
+def test_the_optimizer_steps_as_often_as_foretold_over_whole_batches(
+    lesson, monkeypatch, rows, batch, accumulation, epochs, steps
+):
+    seen = []
+    todo = lesson(
+        losses={"watcher": Loss(Watcher(seen))},
+        rows=rows,
+        batch_size=batch,
+        gradient_accumulation=accumulation,
+        epochs=epochs,
+        run=Run(progress=Counter()),
+    )
+    assert optimizer_steps(todo.options, rows) == steps
+    with watched(monkeypatch) as taken:
+        teach(todo)
+    assert len(taken) == steps
+    assert todo.run.progress.told == [("training", steps, steps)]
+    indices = [index for part, _ in seen for index in part]
+    size = min(batch, rows)
+    assert len(indices) == steps * size
+    per_epoch = rows // size * size
+    for start in range(0, len(indices), per_epoch):
+        epoch = indices[start : start + per_epoch]
+        assert len(set(epoch)) == len(epoch)  # no row twice in an epoch
+
+
+class Counter(Silent):
+    """Notes each task with its total and how far it came."""
+
+    def __init__(self):
+        self.told = []
+
+    @contextmanager
+    def task(self, description, total):
+        self.done = 0
+        yield self
+        self.told.append((description, total, self.done))
+
+    def advance(self, n=1):
+        self.done += n
+
+
+def test_each_epoch_has_another_order(lesson):
+    seen = []
+    teach(lesson(losses={"watcher": Loss(Watcher(seen))}, epochs=2))
+    first, second = ([index for part, _ in half for index in part] for half in (seen[:4], seen[4:]))
+    assert sorted(first) == sorted(second) == list(range(64))
+    assert first != second
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_accumulated_parts_of_a_batch_make_the_same_update_as_the_batch(lesson, monkeypatch, accumulation):
+    results = []
+    for parts in (1, accumulation):
+        model, seen = student(**CALM), []
+        losses = {"watcher": Loss(Watcher(seen)), "labels": Loss(Labels())}
+        with watched(monkeypatch) as steps:
+            teach(lesson(model, losses, rows=40, epochs=2, gradient_accumulation=parts))
+        read = [set(sum((part for part, _ in seen[at : at + parts]), [])) for at in range(0, len(seen), parts)]
+        results.append((read, steps, weights(model)))
+    (rows, whole, after), (rows_in_parts, in_parts, after_parts) = results
+    assert rows_in_parts == rows
+    for one, other in zip(whole[0].gradients, in_parts[0].gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after_parts, after, rtol=0, atol=5e-5)  # the weights have moved by about 2e-3
+
+
+# --- precision
+
+
+def test_forward_is_left_as_it_was_after_bf16(lesson):
+    model = student()
+    for _ in range(2):
+        teach(lesson(model, run=Run(bf16=True), epochs=0.25))
+        assert "forward" not in vars(model) and "_original_forward" not in vars(model)
+        assert model.forward.__func__ is CompressedForSequenceClassification.forward
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.exits["2"].classifier.bias += 1
+    ids = torch.tensor([[2, 7, 8, 3]])
+    torch.testing.assert_close(twin(ids).logits, model(ids).logits + 1)
+
+
+def test_bf16_is_used_and_losses_are_in_fp32_and_the_next_run_may_be_in_fp32(lesson):
+    seen, after = [], []
+    for bf16 in (False, True, False):
+        model = student(**CALM)
+        losses = {"labels": Loss(Labels()), "watcher": Loss(Watcher(seen, hidden=True))}
+        teach(lesson(model, losses, run=Run(bf16=bf16), epochs=0.5))
+        after.append(weights(model))
+    assert {tensor.dtype for _, trace in seen for tensor in (*trace.logits.values(), *trace.hidden)} == {torch.float32}
+    exact, rounded, again = after
+    assert same(exact, again)
+    assert not same(exact, rounded)
+    assert all(weight.dtype == torch.float32 for weight in rounded.values() if weight.is_floating_point())
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=3e-3)
+
+
+# --- checkpoints
+
+
+def test_only_whole_checkpoints_count_the_latest_first(tmp_path):
+    assert last_checkpoint(tmp_path / "nowhere") == (None, 0.0)
+    for number, mark in ((9, "1.5"), (10, "2.5"), (11, None)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "model.safetensors").touch()
+        if mark is not None:
+            (tmp_path / f"checkpoint-{number}" / WHOLE).write_text(mark)
+    assert last_checkpoint(tmp_path) == (str(tmp_path / "checkpoint-10"), 2.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+def test_an_older_checkpoint_goes_after_the_newer_is_whole_and_its_mark_goes_first(lesson, monkeypatch):
+    """Whatever is there at a kill, the last one that is marked can be gone on from."""
+    todo = lesson(epochs=2, run=Run(checkpoint_steps=3))
+    at_deletion = []
+
+    def deleting(folder, **_):
+        at_deletion.append({path.name: (path / WHOLE).is_file() for path in sorted(todo.folder.iterdir())})
+        remove(folder, ignore_errors=True)
+
+    remove = training.shutil.rmtree
+    monkeypatch.setattr(training.shutil, "rmtree", deleting)
+    teach(todo)
+    assert at_deletion == [
+        {"checkpoint-3": False, "checkpoint-6": True},
+        {"checkpoint-6": False, "checkpoint-8": True},
+    ]
+    assert [path.name for path in todo.folder.iterdir()] == ["checkpoint-8"]
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [
+        2,  # before there is a checkpoint
+        5,  # in the first epoch, after checkpoint 3
+        7,  # checkpoint 6 is in the second epoch
+        9,  # checkpoint 8 lies between two epochs
+        11,
+    ],
+)
+def test_a_stopped_training_goes_on_to_the_very_same_weights(lesson, tmp_path, stopped):
+    steps = 3 if stopped in (2, 5, 7) else 4
+    run = Run(checkpoint_steps=steps)
+    undisturbed = student()
+    teach(lesson(undisturbed, epochs=3, run=run))
+
+    class Stopping(Counter):
+        def advance(self, n=1):
+            self.done += n
+            if self.done >= stopped:
+                raise Interruption
+
+    again = {"epochs": 3, "folder": tmp_path / "same"}
+    with pytest.raises(Interruption):
+        teach(lesson(student(), run=replace(run, progress=Stopping()), **again))
+    torch.manual_seed(99)
+    resumed, counter = student(), Counter()
+    teach(lesson(resumed, run=replace(run, progress=counter), **again))
+    assert same(weights(resumed), weights(undisturbed))
+    assert counter.told == [("training", 12, 12)]
+
+
+def test_the_seconds_before_a_stop_count_too(lesson, tmp_path):
+    todo = lesson(epochs=1, run=Run(checkpoint_steps=3), folder=tmp_path / "same")
+    seconds = teach(todo)
+    mark = tmp_path / "same" / "checkpoint-4" / WHOLE
+    assert 0 < float(mark.read_text()) < seconds
+    mark.write_text("1000")
+    assert 1000 < teach(replace(todo, model=student())) < 1000 + 10 * seconds + 10
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "No space left on device",
+        ),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "a file was cut short"),
+    ],
+)
+def test_a_full_disk_costs_one_checkpoint_and_not_the_one_before(lesson, monkeypatch, error, reason):
+    undisturbed = student()
+    teach(lesson(undisturbed, epochs=2))
+
+    run = Run(checkpoint_steps=3)
+    todo = lesson(epochs=2, run=run)
+    write = torch.save
+
+    def full(what, where, *args, **kwargs):
+        if "checkpoint-6/optimizer.pt" in str(where):
+            raise error
+        write(what, where, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
+        patch.setattr(torch, "save", full)
+        teach(todo)
+    assert str(caught.value) == (
+        f"could not save to {todo.folder}/checkpoint-6: {reason}; what was there before is untouched, "
+        "make room and run the command again"
+    )
+    assert [path.name for path in todo.folder.iterdir()] == ["checkpoint-3"]
+    resumed = student()
+    teach(replace(todo, model=resumed))
+    assert same(weights(resumed), weights(undisturbed))
+
+
+def test_other_errors_in_saving_are_not_taken_for_a_full_disk(lesson, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        teach(lesson(run=Run(checkpoint_steps=3)))
+
+
+# --- what goes wrong, and what is left
+
+
+def test_a_training_that_diverges_is_an_error_and_not_a_model(lesson):
+    with pytest.raises(CompresskitError) as caught:
+        teach(lesson(learning_rate=1e38, warmup=0, epochs=2))
+    assert str(caught.value) == (
+        "steps[0] distill: training diverged, weights are NaN or infinite; give it a lower learning_rate"
+    )
+
+
+def test_the_teacher_is_asked_once_for_each_row_and_keeps_its_weights(lesson, monkeypatch):
+    master = student(seed=5)
+    before = weights(master)
+    teacher = Teacher(master.eval(), [0, 1], Run())
+    asked = []
+    trace = master.trace
+    monkeypatch.setattr(master, "trace", lambda batch, **how: asked.append(len(batch["input_ids"])) or trace(batch, **how))
+    losses = {"predictions": Loss(Predictions()), "hidden-states": Loss(HiddenStates(), after=0.5)}
+    teach(lesson(losses=losses, teacher=teacher, epochs=3))
+    assert sum(asked) == 64
+    assert same(weights(master), before)
+    assert all(weight.grad is None for weight in master.parameters())
+
+
+def test_what_transformers_says_is_as_loud_as_before(lesson):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_info()
+    try:
+        teach(lesson(epochs=0.25))
+        assert logging.get_verbosity() == logging.INFO
+    finally:
+        logging.set_verbosity(before)
