@@ -29,7 +29,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import Dims, dims_of, original_shape
 from compresskit.edits import Shape
-from compresskit.errors import CheckpointError
+from compresskit.errors import CheckpointError, DataError
 from compresskit.modules import CompressedForSequenceClassification, wrap
 from compresskit.writing import whole
 
@@ -80,6 +80,16 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     head_trained: bool
     record: dict[str, Any] | None
+
+    def check_length(self, tokens: int) -> None:
+        """Refuse to cut texts to more tokens than the model has positions for.
+
+        Raises:
+            DataError: `tokens` is more.
+        """
+        longest = min(self.tokenizer.model_max_length, self.original.dims.positions)
+        if tokens > longest:
+            raise DataError(f"--max-tokens {tokens} is more than {self.original.name} can read; give at most {longest}")
 
     @property
     def labels(self) -> tuple[str, ...]:

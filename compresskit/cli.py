@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from compresskit import __version__
-from compresskit.errors import CheckpointError, CompresskitError, DataError
+from compresskit.errors import CheckpointError, CompresskitError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -398,9 +398,7 @@ def _load(model: str, run: Run) -> Checkpoint:
     ready = load(model)
     if not ready.head_trained:
         raise CheckpointError(f"{model} has no trained head to answer with; train it first with `compresskit apply`")
-    longest = ready.tokenizer.model_max_length
-    if run.max_tokens > longest:
-        raise DataError(f"--max-tokens {run.max_tokens} is more than {model} can read; give at most {longest}")
+    ready.check_length(run.max_tokens)
     ready.model.to(run.device).eval()
     return ready
 

@@ -105,6 +105,7 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
         raise DataError(f"recipe {recipe.name} trains or scores on data; name labelled text with --data")
     corpus = None
     if data is not None:
+        original.check_length(run.max_tokens)
         corpus = load_corpus(data, options, original.labels if original.head_trained else None)
 
     def fresh() -> Checkpoint:

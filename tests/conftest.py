@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -24,9 +25,9 @@ os.environ.pop("COMPRESSKIT_PLUGINS", None)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give this process a Hugging Face cache of its own, gone at the end."""
-    cache = tempfile.TemporaryDirectory(prefix="compresskit-tests-", ignore_cleanup_errors=True)
-    config.add_cleanup(cache.cleanup)
-    os.environ["HF_HOME"] = cache.name
+    cache = tempfile.mkdtemp(prefix="compresskit-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    os.environ["HF_HOME"] = cache
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,7 +34,7 @@ def test_the_demo_asks_about_the_sentences_that_were_typed(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "[python][scripts/prepare_demo.py][demo]",
-        "[compresskit][apply][cost-eff-demo][--model][demo/checkpoint][--data][demo/data][--out][demo/out]",
+        "[compresskit][apply][cost-eff-demo][--model][demo/checkpoint][--data][demo/data][--max-train-rows][4000][--out][demo/out]",
         '[compresskit][predict][demo/out][--text=It\'s "fine", for $5 & more.][--text=-1 star][--text=100% `joy`]',
     ]
 
