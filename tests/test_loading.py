@@ -28,6 +28,7 @@ NAMES = {0: "awful", 1: "middling", 2: "splendid"}
 
 def compressed(family="bert", head="cls-tanh", read_out=False):
     network = tiny_model(family, layers=4, labels=3)
+    network.config.dtype = torch.float32  # as in a checkpoint from the Hub; it must not decide in what it is loaded
     network.config.id2label, network.config.label2id = NAMES, {name: index for index, name in NAMES.items()}
     model = wrap(network, load_catalogue().anatomy(family))
     torch.manual_seed(0)

@@ -133,6 +133,7 @@ def test_p5_the_size_and_scale_of_a_head_stay(family):
     owner_path, _, name = model.anatomy.head_count.rpartition(".")
     owner = find(first, owner_path)
     assert getattr(owner, name) == 2
+    assert getattr(owner, "all_head_size", 16) == 16
     assert owner.scaling == 8**-0.5
     assert [linear(first, piece.path).weight.shape[piece.dim] for piece in model.anatomy.heads] == [16] * 4
 
