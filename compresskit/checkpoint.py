@@ -138,7 +138,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     _refuse_missing_tokenizer(name)
     config = _read_config(name)
     compressed = isinstance(config, CompressedConfig)
-    if labels is not None or regression:
+    if not compressed and (labels is not None or regression):
         _set_labels(config, labels or (), regression)
     with quiet(), _readable(name):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(

@@ -113,6 +113,8 @@ class Journal:
         if reuse is not None:
             self._adopt(reuse)
         done = self.done()
+        for entry in done[:-1]:
+            self._drop_weights(entry.number)
         wanted = {*(Path(entry.folder).name for entry in done), self.scratch(len(done) + 1).name}
         for stray in sorted((self.out / "steps").glob("*")):
             if stray.name not in wanted:
@@ -136,13 +138,16 @@ class Journal:
         text = json.dumps(entry.to_json(), indent=1)
         save(model, tokenizer, self.out / entry.folder, {STEP: text})
         shutil.rmtree(self.scratch(entry.number), ignore_errors=True)
-        before = entry.number - 2
-        if before >= 0 and not self.kept[before]:
-            (self.out / "steps" / f"{before + 1:02d}-{self.names[before]}" / WEIGHTS).unlink(missing_ok=True)
+        if entry.number > 1:
+            self._drop_weights(entry.number - 1)
 
     def scratch(self, number: int) -> Path:
         """Where the Trainer's checkpoints of a step are while it is under way."""
         return self.out / "steps" / f"training-{number:02d}"
+
+    def _drop_weights(self, number: int) -> None:
+        if not self.kept[number - 1]:
+            (self.out / "steps" / f"{number:02d}-{self.names[number - 1]}" / WEIGHTS).unlink(missing_ok=True)
 
     def _claim(self) -> None:
         if self.out.exists() and not self.out.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
         number: of the step, from 1; with the recipe's seed it seeds the step's randomness.
         workshop: its model is changed.
     """
-    torch.manual_seed(workshop.seed + number)
+    torch.manual_seed(step_seed(workshop.seed, number))
     work = planned.work
     if isinstance(work, Finetune):
         return _finetune(work, number, workshop)
@@ -125,7 +126,7 @@ def _train(
     verb: Training, losses: Losses, teacher: Teacher | None, rate: float, number: int, workshop: Workshop
 ) -> float:
     rows, collate = workshop.data()
-    seed = workshop.seed + number
+    seed = step_seed(workshop.seed, number)
     return teach(
         Lesson(workshop.model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run)
     )
@@ -227,5 +228,10 @@ def labels_only() -> Losses:
     return {"labels": Loss(cast(Distiller, distiller()))}
 
 
+def step_seed(seed: int, number: int) -> int:
+    """A seed for a step that shares nothing with its neighbours' or with another recipe seed's, as a sum would."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
+
+
 def _generator(workshop: Workshop, number: int) -> Generator:
-    return Generator().manual_seed(workshop.seed + number)
+    return Generator().manual_seed(step_seed(workshop.seed, number))

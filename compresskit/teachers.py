@@ -27,15 +27,16 @@ def match_labels(teacher: Sequence[str], student: Sequence[str], name: str) -> l
     Raises:
         CheckpointError: the names are not the same.
     """
-    theirs = {label.casefold(): index for index, label in enumerate(teacher)}
     if len(teacher) == len(student) == 1:
         return [0]
-    if sorted(theirs) != sorted(label.casefold() for label in student):
-        raise CheckpointError(
-            f"teacher {name} knows the labels {', '.join(teacher)}, the student {', '.join(student)}; "
-            "give both the same names in config.json (id2label) or use another teacher"
-        )
-    return [theirs[label.casefold()] for label in student]
+    for form in (str, str.casefold):  # as written; or else whatever the letter case
+        theirs = {form(label): index for index, label in enumerate(teacher)}
+        if len(theirs) == len(teacher) and sorted(theirs) == sorted(form(label) for label in student):
+            return [theirs[form(label)] for label in student]
+    raise CheckpointError(
+        f"teacher {name} knows the labels {', '.join(teacher)}, the student {', '.join(student)}; "
+        "give both the same names in config.json (id2label) or use another teacher"
+    )
 
 
 @dataclass

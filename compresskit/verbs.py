@@ -226,7 +226,8 @@ class Prune(Verb):
         PlainValidator(lambda value: value),
         WithJsonSchema({"anyOf": [*AMOUNT["anyOf"], NUMBERS]}),
     ]
-    """What stays in each layer, as a count or a fraction of the original's; for layers, the list of those that stay."""
+    """What stays in each layer, as a count or a fraction of those there when the step or its repeat begins; for layers,
+    the list of those that stay."""
     teacher: str | None = None
     """Saved name or folder of the teacher that the loss needs."""
     loss: Losses = {}

@@ -92,6 +92,14 @@ def test_weights_inside_a_repeat_stay_until_the_next_step_is_done(tmp_path, comm
     assert steps(out) == ["01-finetune", "02-exit", "03-prune", "04-distill"]
 
 
+def test_weights_that_a_kill_left_over_go_at_the_next_start(tmp_path, commit):
+    out = tmp_path / "out"
+    commit(out)
+    shutil.copy(out / "steps" / "04-distill" / WEIGHTS, out / "steps" / "03-prune")
+    commit(out, upto=0)
+    assert with_weights(out) == ["01-finetune", "02-exit", "04-distill"]
+
+
 def test_a_run_goes_on_after_the_last_step_that_has_its_weights(tmp_path, commit):
     out = tmp_path / "out"
     commit(out)

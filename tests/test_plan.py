@@ -144,7 +144,7 @@ def test_recipes_fit_other_depths_and_widths(name, config):
         (3072, 256, Fraction(1, 10), 2790),  # 2790.4
         (3072, 256, Fraction(3, 10), 2227),  # 2227.2
         (3072, 256, Fraction(1), 256),
-        (768, 128, Fraction(9, 10), 192),  # 192 exactly, which floats miss
+        (768, 8, Fraction(11, 20), 350),  # exactly; 349 in floats
         (5, 5, Fraction(1, 2), 5),
     ],
 )

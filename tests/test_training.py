@@ -318,6 +318,12 @@ class Counter(Silent):
         self.done += n
 
 
+@pytest.mark.parametrize(("rows", "batch", "taken"), [(40, 16, 32), (32, 16, 32), (10, 16, 10), (1, 1, 1)])
+def test_a_sampler_yields_whole_batches_as_many_rows_as_it_says(rows, batch, taken):
+    order = training.WholeBatches([3] * rows, batch, seed=1)
+    assert len(order) == len(list(order)) == len(set(order)) == taken
+
+
 def test_each_epoch_has_another_order(lesson):
     seen = []
     teach(lesson(losses={"watcher": Loss(Watcher(seen))}, epochs=2))

@@ -1,8 +1,9 @@
 """The tutorials run as they are written, block by block, and print what they say that they print.
 
-A block below `<!-- file: NAME -->` is written to that file. `python` blocks share one namespace, and a `text` block right
-below one is its output. A `console` block has commands after `$ ` and their output; `...` stands for anything. Commands
-that install or that run pytest are for the reader: here the plugin is installed, and its tests run by themselves.
+A block below `<!-- file: NAME -->` is written to that file. `python` blocks share one namespace, and a `text` block
+right below one is its output. A `console` block has commands after `$ ` and their output; `...` stands for anything.
+Commands that install or that run pytest are for the reader: here the plugin is installed, and its tests run by
+themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from compresskit.cli import cli
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
 PLUGIN = ROOT / "plugins" / "compresskit-margin"
-BLOCK = re.compile(r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 READERS_OWN = ("pip", "pytest")
 
 
@@ -58,7 +61,7 @@ def run_python(block, namespace, expected):
 
 
 def run_console(block):
-    for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         line, _, want = part.partition("\n")
         program, *arguments = shlex.split(line)
         if program in READERS_OWN:
