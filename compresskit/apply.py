@@ -14,7 +14,7 @@ from compresskit.checkpoint import FORMAT, RECORD, load, save
 from compresskit.data import DataOptions
 from compresskit.edits import edit_to_json
 from compresskit.job import Job, prepare
-from compresskit.journal import Entry, Journal
+from compresskit.journal import WEIGHTS, Entry, Journal
 from compresskit.papers import card, origins, versions
 from compresskit.plan import Planned
 from compresskit.recipe import Recipe
@@ -123,6 +123,7 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         entry.folder
         for entry, planned in zip(done, job.plan.steps, strict=True)
         if isinstance(planned.work, Finetune) and not entry.skipped and planned.shape == job.plan.original.shape
+        if (out / entry.folder / WEIGHTS).is_file()
     ]
     reference = load(str(out / tuned[0])) if tuned else job.fresh()
     seconds = [

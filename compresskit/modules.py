@@ -7,7 +7,7 @@ leaves early must stop the work, and because gradients are rescaled between the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -263,7 +263,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 state = scale_gradient(state, above - (number in exits))
         return Trace(logits, tuple(states) if hidden else (), mask)
 
-    def forward(  # noqa: PLR0913, PLR0917 - transformers passes the batch's tensors by these names
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -272,7 +272,6 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         record_exits: tuple[int, ...] | None = None,
         record_hidden: bool = False,
         gradient_equilibrium: bool = False,
-        objective: Callable[[Trace], Tensor] | None = None,
         **unused: Any,
     ) -> CompressedOutput:
         """Classify a batch.
@@ -282,9 +281,6 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             labels: (batch,) class numbers, or numbers for regression.
             record_exits: run the whole depth and return the logits of these exits too.
             record_hidden, gradient_equilibrium: as in `trace`; only with `record_exits`.
-            objective: makes the loss from the trace, and the loss alone is returned; only with `record_exits`. With
-                several processes, what looks for weights without a gradient must see nothing that the loss does not
-                use.
             unused: other inputs that tokenizers produce and this family does not read.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -295,8 +291,6 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             logits, left = self._leave_early(batch, self.policy)
             return CompressedOutput(self._loss(logits, labels), logits, left)
         trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
-        if objective is not None:
-            return CompressedOutput(objective(trace))
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = dict(trace.logits) if record_exits is not None else None
         return CompressedOutput(

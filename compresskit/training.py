@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,24 +98,17 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         """The weighted sum of the losses that are on by now."""
         lesson = self.lesson
         on = switched_on(lesson.losses, self.state.global_step / max(self.state.max_steps, 1))
-
-        def objective(trace: Trace) -> Tensor:
-            with torch.autocast(lesson.run.device, enabled=False):
-                logits = {number: answer.float() for number, answer in trace.logits.items()}
-                student = Trace(logits, tuple(state.float() for state in trace.hidden), trace.mask)
-                return total(on, student, lesson.teacher, inputs)
-
         output = model(
             **{name: inputs[name] for name in lesson.model.input_names if name in inputs},
             record_exits=lesson.exits,
             record_hidden=any(loss.distiller.needs_hidden for loss in on),
             gradient_equilibrium=lesson.equilibrium,
-            objective=objective,
         )
-        loss = cast(Tensor, output.loss)
+        student = Trace(output.exit_logits, output.hidden_states or (), inputs["attention_mask"])
+        loss = total(on, student, lesson.teacher, inputs)
         if not loss.requires_grad:
             raise CompresskitError(
-                f"{lesson.options.label}: no loss that is on moves anything, as 'train: exits' moves the exit heads alone; "
+                f"{lesson.options.label}: no loss that is on moves anything, as 'train: exits' moves exit heads alone; "
                 "add a loss of their answers, such as predictions"
             )
         return loss
@@ -130,12 +123,12 @@ class LossTrainer(Trainer):  # type: ignore[misc]
                 if self.args.should_save:
                     (folder / WHOLE).write_text(str(time.perf_counter() - self.began), encoding="utf-8")
         except CompresskitError:
-            _delete(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         if self.args.should_save:
             for other in _checkpoints(folder.parent):
                 if other != folder:
-                    _delete(other)
+                    shutil.rmtree(other, ignore_errors=True)
 
 
 class WholeBatches(LengthGrouped):
@@ -164,6 +157,8 @@ class _Ticks(TrainerCallback):  # type: ignore[misc]
         """Advance to the step that is done; more than one after a resume."""
         self.task.advance(state.global_step - self.shown)
         self.shown = state.global_step
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the finished step is saved next
 
 
 def teach(lesson: Lesson) -> float:
@@ -218,7 +213,7 @@ def last_checkpoint(folder: Path) -> tuple[str | None, float]:
         if (path / WHOLE).is_file():
             whole.append(path)
         else:
-            _delete(path)
+            shutil.rmtree(path, ignore_errors=True)
     if not whole:
         return None, 0.0
     return str(whole[-1]), float((whole[-1] / WHOLE).read_text(encoding="utf-8") or 0)
@@ -229,15 +224,9 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _delete(checkpoint: Path) -> None:
-    """The mark goes first, so that what a kill leaves over is not taken for whole."""
-    (checkpoint / WHOLE).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
-
-
 def _arguments(lesson: Lesson) -> TrainingArguments:
     options, run = lesson.options, lesson.run
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(lesson.folder),
         max_steps=optimizer_steps(options, len(lesson.rows)),
         # One batch is split over the processes, so the recipe's batch size is the global one however many there are.
@@ -264,6 +253,9 @@ def _arguments(lesson: Lesson) -> TrainingArguments:
         disable_tqdm=True,
         log_level="error",
     )
+    # One process that sees several GPUs would give each of them a batch of the recipe's size.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+    return arguments
 
 
 def _optimizer(lesson: Lesson) -> torch.optim.Optimizer:

@@ -34,7 +34,12 @@ steps:
 # A comment that the resolved recipe does not have.
 - finetune: {epochs: 1, learning_rate: 1e-3, batch_size: 16}
 - {exit: all, by: entropy, with: {threshold: 0.3}, start: original}
-- {distill: teacher, by: {predictions: 0.5, labels: 0.5}, epochs: 1, batch_size: 16, learning_rate: 1e-3, save_as: coach}
+- distill: teacher
+  by: {predictions: 0.5, labels: 0.5}
+  epochs: 1
+  batch_size: 16
+  learning_rate: 1e-3
+  save_as: coach
 - repeat: 2
   steps:
   - {prune: heads, by: taylor, keep: 1/2, teacher: coach, loss: predictions, portion: 0.5}
@@ -111,7 +116,7 @@ def same(one, other):
 
 
 def files(folder):
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")} if folder.exists() else {}
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture
@@ -129,10 +134,9 @@ def worked(monkeypatch):
 
 
 def test_a_finished_folder_has_model_papers_and_steps_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.out.iterdir()) == sorted(
-        ["README.md", RECORD, "config.json", "model.safetensors", "recipe.yaml", REPORT, RUN, "steps"]
-        + ["tokenizer.json", "tokenizer_config.json"]
-    )
+    papers = {"README.md", RECORD, "recipe.yaml", REPORT, RUN}
+    model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in finished.out.iterdir()} == papers | model | {"steps"}
     folders = [f"{number:02d}-{name}" for number, name in enumerate(STEPS, start=1)]
     assert sorted(path.name for path in (finished.out / "steps").iterdir()) == folders
     kept = [name for name in folders if (finished.out / "steps" / name / "model.safetensors").is_file()]
@@ -314,7 +318,7 @@ def test_reuse_of_the_same_run_only_measures(finished, carry, tmp_path, worked):
     assert same(tmp_path / "copy", finished.out)
 
 
-@pytest.mark.parametrize("stopped", [1, 2, 3, 4, 5, 7, 8, 9, 10])
+@pytest.mark.parametrize("stopped", [1, 3, 5, 8, 10])
 def test_a_run_stopped_between_steps_ends_as_one_that_was_not(finished, carry, tmp_path, worked, monkeypatch, stopped):
     def stop(*args, **how):
         raise Interruption
@@ -370,7 +374,10 @@ def set_model(damage):
             set_model(lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin")),
             "model folder {}/bad has its weights only as a pickle",
         ),
-        (set_model(lambda folder: (folder / "model.safetensors").write_bytes(b"")), "{}/bad: model.safetensors is damaged"),
+        (
+            set_model(lambda folder: (folder / "model.safetensors").write_bytes(b"")),
+            "{}/bad: model.safetensors is damaged",
+        ),
         (lambda places, tmp: {"data": str(tmp / "nothing")}, "there is no {}/nothing; check the path"),
         (lambda places, tmp: {"data": None}, "recipe trial trains or scores on data"),
         (set_data(""), "{}/text/train.tsv"),
@@ -378,7 +385,10 @@ def set_model(damage):
         (lambda places, tmp: {"run": Run(max_tokens=2)}, "--max-tokens 2 leaves no room for text"),
         (lambda places, tmp: {"overrides": ["steps.3.steps.0.keep=9"]}, "{recipe}: 1 mistake"),
         (lambda places, tmp: {"overrides": ["steps.1.exit=[1]"]}, "{recipe}: 1 mistake"),
-        (lambda places, tmp: {"overrides": ["steps.0.finetune.gradient_accumulation=3"]}, "steps[0] finetune: batch_size 16"),
+        (
+            lambda places, tmp: {"overrides": ["steps.0.finetune.gradient_accumulation=3"]},
+            "steps[0] finetune: batch_size 16",
+        ),
         (lambda places, tmp: {"overrides": ["steps.2.distill=./none"]}, "model folder ./none does not exist"),
         (lambda places, tmp: {"reuse": tmp / "none"}, "--reuse {}/none was not written by compresskit apply"),
     ],
@@ -457,10 +467,11 @@ def test_a_full_disk_in_a_step_keeps_those_before_it(finished, carry, tmp_path, 
         patch.setattr(CompressedForSequenceClassification, "save_pretrained", full)
         carry(tmp_path / "out")
     assert str(caught.value) == (
-        f"could not save to {tmp_path}/out/steps/03-distill: No space left on device; what was there before is untouched, "
-        "make room and run the command again"
+        f"could not save to {tmp_path}/out/steps/03-distill: No space left on device; "
+        "what was there before is untouched, make room and run the command again"
     )
-    assert sorted(path.name for path in (tmp_path / "out" / "steps").iterdir()) == ["01-finetune", "02-exit", "training-03"]
+    left = sorted(path.name for path in (tmp_path / "out" / "steps").iterdir())
+    assert left == ["01-finetune", "02-exit", "training-03"]
     worked.clear()
     carry(tmp_path / "out")
     assert worked == list(range(3, 10))

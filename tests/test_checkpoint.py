@@ -29,7 +29,9 @@ def folder(tmp_path):
 def set_config(**fields):
     def change(folder):
         config = json.loads((folder / "config.json").read_text()) | fields
-        (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+        (folder / "config.json").write_text(
+            json.dumps({key: value for key, value in config.items() if value is not ...})
+        )
 
     return change
 
@@ -157,8 +159,10 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
         ),
         (
             set_config(hidden_size="wide"),
-            "model {}: its config.json can't be read (TypeError: Field 'hidden_size' expected int, got str "
-            "(value: 'wide')); copy the model again",
+            (
+                "model {}: its config.json can't be read (TypeError: Field 'hidden_size' expected int, got str "
+                "(value: 'wide')); copy the model again"
+            ),
         ),
         (
             set_config(hidden_size=64),
@@ -166,8 +170,10 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
         ),
         (
             set_config(num_hidden_layers=3),
-            "{}: 16 weights are missing (first: bert.encoder.layer.2.attention.output.LayerNorm.bias); "
-            "use the whole checkpoint, or another one",
+            (
+                "{}: 16 weights are missing (first: bert.encoder.layer.2.attention.output.LayerNorm.bias); "
+                "use the whole checkpoint, or another one"
+            ),
         ),
         (
             set_weights(**{BODY: None}),
@@ -183,8 +189,10 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
         ),
         (
             pickle_weights,
-            "model folder {} has its weights only as a pickle (pytorch_model.bin), which can run code when opened; "
-            "convert it to model.safetensors where you trust it",
+            (
+                "model folder {} has its weights only as a pickle (pytorch_model.bin), which can run code "
+                "when opened; convert it to model.safetensors where you trust it"
+            ),
         ),
         (
             take_out("model.safetensors"),
@@ -192,12 +200,17 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
         ),
         (
             cut_weights,
-            "{}: model.safetensors is damaged (Error while deserializing header: incomplete metadata, file not fully "
-            "covered); copy the model again",
+            (
+                "{}: model.safetensors is damaged (Error while deserializing header: incomplete metadata, "
+                "file not fully covered); copy the model again"
+            ),
         ),
         (
             write("model.safetensors", b""),
-            "{}: model.safetensors is damaged (Error while deserializing header: header too small); copy the model again",
+            (
+                "{}: model.safetensors is damaged (Error while deserializing header: header too small); "
+                "copy the model again"
+            ),
         ),
         (
             take_out("tokenizer.json"),
@@ -205,13 +218,17 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
         ),
         (
             write("tokenizer.json", b"{nope"),
-            "model {}: its tokenizer can't be read (Expecting property name enclosed in double quotes: line 1 column 2 "
-            "(char 1)); copy the model again",
+            (
+                "model {}: its tokenizer can't be read (Expecting property name enclosed in double quotes: "
+                "line 1 column 2 (char 1)); copy the model again"
+            ),
         ),
         (
             write(RECORD, b"{nope"),
-            f"{{}}/{RECORD} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
-            "copy the folder again",
+            (
+                f"{{}}/{RECORD} is damaged (Expecting property name enclosed in double quotes: "
+                "line 1 column 2 (char 1)); copy the folder again"
+            ),
         ),
         (
             write(RECORD, json.dumps({"format": FORMAT + 1}).encode()),
@@ -240,7 +257,8 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load(str(tmp_path / "nowhere"))
     assert str(caught.value) == (
-        f"model folder {tmp_path}/nowhere does not exist; give a folder with config.json and model.safetensors, or a Hub id"
+        f"model folder {tmp_path}/nowhere does not exist; "
+        "give a folder with config.json and model.safetensors, or a Hub id"
     )
     (tmp_path / "file.txt").touch()
     with pytest.raises(CheckpointError) as caught:
@@ -251,7 +269,9 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
 def test_a_name_that_the_hub_does_not_give_is_refused():
     with pytest.raises(CheckpointError) as caught:
         load("nobody/nothing")
-    assert str(caught.value).startswith("model nobody/nothing is not a folder here, and the Hub did not give it (We couldn't ")
+    assert str(caught.value).startswith(
+        "model nobody/nothing is not a folder here, and the Hub did not give it (We couldn't "
+    )
     assert str(caught.value).endswith("); check the name and the connection")
     assert "\n" not in str(caught.value)
 

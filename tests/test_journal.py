@@ -122,7 +122,12 @@ def test_what_a_kill_left_over_is_cleared_but_not_the_training_under_way(tmp_pat
     out = tmp_path / "out"
     journal = commit(out, upto=2)
     assert journal.scratch(3).parent == out / "steps"
-    for left in (journal.scratch(2), journal.scratch(3), out / "steps" / ".03-prune.saving", out / "steps" / ".x.linking"):
+    for left in (
+        journal.scratch(2),
+        journal.scratch(3),
+        out / "steps" / ".03-prune.saving",
+        out / "steps" / ".x.linking",
+    ):
         (left / "checkpoint-5").mkdir(parents=True)
     assert numbers(commit(out, upto=2)) == [1, 2]
     assert steps(out) == ["01-finetune", "02-exit", journal.scratch(3).name]
@@ -234,7 +239,7 @@ def test_reuse_takes_over_the_steps_that_are_the_same(tmp_path, commit):
     assert numbers(journal) == [1, 2]
     assert steps(tmp_path / "two") == ["01-finetune", "02-exit"]
     one, two = (tmp_path / name / "steps" / "01-finetune" / WEIGHTS for name in ("one", "two"))
-    assert os.path.samefile(one, two)
+    assert one.samefile(two)
     shutil.rmtree(tmp_path / "one")
     assert numbers(commit(tmp_path / "two", "abXY")) == [1, 2, 3, 4]
     assert two.is_file()

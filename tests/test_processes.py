@@ -18,11 +18,16 @@ RECIPE = """
 recipe: 1
 name: trial
 steps:
-- finetune: {epochs: 2, learning_rate: 1e-3, batch_size: 16}
+- finetune: {epochs: 2.5, learning_rate: 1e-3, batch_size: 16}
 - {exit: all, by: entropy, with: {threshold: 0.3}, start: original}
 # Exit heads are in the way of nothing here, yet belong to the model that the processes share.
 - {distill: teacher, by: hidden-states, epochs: 1.75, batch_size: 16, gradient_accumulation: 2, learning_rate: 1e-3}
-- {distill: teacher, by: {labels: 1, predictions: {after: 0.5}}, epochs: 2, batch_size: 16, learning_rate: 1e-3, save_as: coach}
+- distill: teacher
+  by: {labels: 1, predictions: {after: 0.5}}
+  epochs: 2
+  batch_size: 16
+  learning_rate: 1e-3
+  save_as: coach
 - {prune: heads, by: taylor, keep: 1/2, teacher: coach, loss: predictions}
 - {factorize: word-embeddings, by: svd, rank: 1/2}
 - {distill: coach, by: predictions, epochs: 1, batch_size: 16, learning_rate: 1e-3, exits: last}
@@ -32,8 +37,8 @@ steps:
 @pytest.fixture(scope="module")
 def zygote():
     """Runs `apply` in processes of its own."""
-    script = str(Path(__file__).with_name("zygote.py"))
-    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
 
         def run(**what):
@@ -58,7 +63,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(zygote, places):
     def run(out, processes, **more):
-        what = {key: str(places / name) for key, name in (("recipe", "recipe.yaml"), ("model", "calm"), ("data", "data"))}
+        what = {"recipe": str(places / "recipe.yaml"), "model": str(places / "calm"), "data": str(places / "data")}
         return zygote(**what, out=str(out), processes=processes, run={"checkpoint_steps": 3}, **more)["codes"]
 
     return run
@@ -86,8 +91,8 @@ def test_two_processes_end_with_the_weights_of_one(both):
         one, two = (weights(out / name) for out in both)
         torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
     for name in ("steps/01-finetune", "steps/03-distill"):
-        moved = max((weights(both[0] / name)[key] - start[key]).abs().max() for key in start if key.startswith("network.bert"))
-        assert moved > 3e-3
+        end = weights(both[0] / name)
+        assert max((end[key] - start[key]).abs().max() for key in start if key.startswith("network.bert")) > 3e-3
 
 
 def test_weights_that_no_loss_uses_stay_bit_for_bit_in_two_processes_too(both):
@@ -116,7 +121,7 @@ def test_two_processes_give_the_report_of_one(both):
 
 def test_two_killed_processes_go_on_to_the_weights_of_two_that_were_not(run, both, tmp_path):
     for kill in (
-        ["os.mkdir", "training-01/checkpoint-8", 1],  # in the second epoch, whose order is not that of the first
+        ["os.mkdir", "training-01/checkpoint-9", 1],  # 6 is in the second epoch, whose order is not that of the first
         ["os.rename", "steps/.02-exit.saving", 1],
     ):
         assert run(tmp_path / "out", 2, kill=kill) == [-9, -9]
@@ -140,7 +145,8 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(zyg
         processes=2,
     )
     assert 1 in answer["codes"]
-    assert "steps[0] finetune: batch_size 9 can't be shared equally by gradient_accumulation 1 and 2 processes; make it" in (
-        answer["said"]
-    )
+    assert (
+        "RecipeError: steps[0] finetune: batch_size 9 can't be shared equally by gradient_accumulation 1 and "
+        "2 processes; make it a multiple of 2\n"
+    ) in answer["said"]
     assert not (tmp_path / "out").exists()

@@ -138,6 +138,7 @@ def test_a_student_with_token_types_can_learn_from_a_teacher_without(rows):
         (["no", "yes"], ["no", "yes"], [0, 1]),
         (["yes", "no"], ["no", "yes"], [1, 0]),
         (["NEUTRAL", "Contradiction", "entailment"], ["contradiction", "entailment", "neutral"], [1, 2, 0]),
+        (["no", "No", "NO"], ["NO", "no", "No"], [2, 0, 1]),
         (["LABEL_0"], ["score"], [0]),
     ],
 )

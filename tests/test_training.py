@@ -7,6 +7,7 @@ import errno
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -191,7 +192,7 @@ def test_train_exits_needs_a_loss_of_their_answers(lesson):
     with pytest.raises(CompresskitError) as caught:
         teach(lesson(losses={"nothing": Loss(Nothing([], hidden=True))}, train="exits"))
     assert str(caught.value) == (
-        "steps[0] distill: no loss that is on moves anything, as 'train: exits' moves the exit heads alone; "
+        "steps[0] distill: no loss that is on moves anything, as 'train: exits' moves exit heads alone; "
         "add a loss of their answers, such as predictions"
     )
 
@@ -199,17 +200,17 @@ def test_train_exits_needs_a_loss_of_their_answers(lesson):
 def test_exits_last_trains_the_last_exit_alone(lesson):
     model = student()
     before = weights(model)
-    todo = lesson(model, exits="last")
-    assert not todo.equilibrium
-    teach(todo)
-    assert same({n: w for n, w in weights(model).items() if "exits.1" in n}, {n: before[n] for n in before if "exits.1" in n})
-    assert not torch.equal(model.state_dict()["exits.2.classifier.weight"], before["exits.2.classifier.weight"])
+    teach(lesson(model, exits="last"))
+    after = weights(model)
+    moved = {name for name in after if name.startswith("exits.") and not torch.equal(after[name], before[name])}
+    assert moved == {"exits.2.classifier.weight", "exits.2.classifier.bias"}
 
 
 def test_gradient_equilibrium_acts_only_with_several_exits(lesson):
     assert lesson().equilibrium
     assert not lesson(gradient_equilibrium=False).equilibrium
     assert not lesson(student(exits=())).equilibrium
+    assert not lesson(exits="last").equilibrium
     assert lesson().exits == (1, 2)
     assert lesson(exits="last").exits == lesson(student(exits=())).exits == (2,)
 
@@ -340,7 +341,8 @@ def test_accumulated_parts_of_a_batch_make_the_same_update_as_the_batch(lesson, 
         losses = {"watcher": Loss(Watcher(seen)), "labels": Loss(Labels())}
         with watched(monkeypatch) as steps:
             teach(lesson(model, losses, rows=40, epochs=2, gradient_accumulation=parts))
-        read = [set(sum((part for part, _ in seen[at : at + parts]), [])) for at in range(0, len(seen), parts)]
+        indices = [part for part, _ in seen]
+        read = [set(chain.from_iterable(indices[at : at + parts])) for at in range(0, len(seen), parts)]
         results.append((read, steps, weights(model)))
     (rows, whole, after), (rows_in_parts, in_parts, after_parts) = results
     assert rows_in_parts == rows
@@ -382,6 +384,12 @@ def test_bf16_is_used_and_losses_are_in_fp32_and_the_next_run_may_be_in_fp32(les
     torch.testing.assert_close(rounded, exact, rtol=0, atol=3e-3)
 
 
+def test_one_process_trains_on_one_gpu_however_many_there_are(lesson, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    arguments = training._arguments(lesson(run=Run(device="cuda")))
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 16)
+
+
 # --- checkpoints
 
 
@@ -396,9 +404,9 @@ def test_only_whole_checkpoints_count_the_latest_first(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
 
 
-def test_an_older_checkpoint_goes_after_the_newer_is_whole_and_its_mark_goes_first(lesson, monkeypatch):
+def test_an_older_checkpoint_goes_once_the_newer_is_whole(lesson, monkeypatch):
     """Whatever is there at a kill, the last one that is marked can be gone on from."""
-    todo = lesson(epochs=2, run=Run(checkpoint_steps=3))
+    todo = lesson(epochs=2, run=Run(checkpoint_steps=2))
     at_deletion = []
 
     def deleting(folder, **_):
@@ -409,10 +417,11 @@ def test_an_older_checkpoint_goes_after_the_newer_is_whole_and_its_mark_goes_fir
     monkeypatch.setattr(training.shutil, "rmtree", deleting)
     teach(todo)
     assert at_deletion == [
-        {"checkpoint-3": False, "checkpoint-6": True},
-        {"checkpoint-6": False, "checkpoint-8": True},
+        {"checkpoint-2": True, "checkpoint-4": True},
+        {"checkpoint-4": True, "checkpoint-6": True},
     ]
-    assert [path.name for path in todo.folder.iterdir()] == ["checkpoint-8"]
+    # None at the end, where the model itself is saved next.
+    assert [path.name for path in todo.folder.iterdir()] == ["checkpoint-6"]
 
 
 @pytest.mark.parametrize(
@@ -450,7 +459,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(lesson, tmp_path, s
 def test_the_seconds_before_a_stop_count_too(lesson, tmp_path):
     todo = lesson(epochs=1, run=Run(checkpoint_steps=3), folder=tmp_path / "same")
     seconds = teach(todo)
-    mark = tmp_path / "same" / "checkpoint-4" / WHOLE
+    mark = tmp_path / "same" / "checkpoint-3" / WHOLE
     assert 0 < float(mark.read_text()) < seconds
     mark.write_text("1000")
     assert 1000 < teach(replace(todo, model=student())) < 1000 + 10 * seconds + 10
@@ -517,14 +526,26 @@ def test_the_teacher_is_asked_once_for_each_row_and_keeps_its_weights(lesson, mo
     master = student(seed=5)
     before = weights(master)
     teacher = Teacher(master.eval(), [0, 1], Run())
-    asked = []
-    trace = master.trace
-    monkeypatch.setattr(master, "trace", lambda batch, **how: asked.append(len(batch["input_ids"])) or trace(batch, **how))
+    asked, ask = [], teacher.ask
+    monkeypatch.setattr(teacher, "ask", lambda batch, hidden: asked.append(len(batch["index"])) or ask(batch, hidden))
     losses = {"predictions": Loss(Predictions()), "hidden-states": Loss(HiddenStates(), after=0.5)}
     teach(lesson(losses=losses, teacher=teacher, epochs=3))
     assert sum(asked) == 64
     assert same(weights(master), before)
     assert all(weight.grad is None for weight in master.parameters())
+
+
+def test_a_teacher_that_is_remembered_teaches_as_one_that_is_asked(lesson):
+    results = []
+    for budget in (2**30, 0):
+        model, run = student(**CALM), Run(cache_bytes=budget)
+        teacher = Teacher(student(seed=5).eval(), [0, 1], run)
+        losses = {"predictions": Loss(Predictions()), "hidden-states": Loss(HiddenStates())}
+        teach(lesson(model, losses, teacher, run=run))
+        assert (teacher.hidden is None) is (budget == 0)
+        results.append(weights(model))
+    assert not same(*results)
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=2e-4)  # the weights have moved by about 2e-3
 
 
 def test_what_transformers_says_is_as_loud_as_before(lesson):

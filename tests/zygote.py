@@ -5,8 +5,9 @@ It reads one JSON object a line and answers with one. A run is
     {"recipe": file, "model": folder, "data": folder, "out": folder,
      "processes": 1, "run": {"checkpoint_steps": 3}, "kill": ["os.rename", "01-finetune", 1]}
 
-and the answer tells each child's exit code, -9 for a killed one, and what they wrote. With `kill`, each process ends itself
-with SIGKILL just before it does the n-th thing of that kind (a name of an audit event) to a path with that text in it.
+and the answer tells each child's exit code, -9 for a killed one, and what they wrote. With `kill`, each process ends
+itself with SIGKILL just before it does the n-th thing of that kind (a name of an audit event) to a path with that text
+in it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def fork(what, rank, port, said):
     try:
         work(what, rank, port)
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child must not come back from here
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -90,7 +91,8 @@ def killer(kind, text, times):
 
     def hook(event, args):
         nonlocal met
-        if event == kind and any(text in os.fsdecode(arg) for arg in args[:2] if isinstance(arg, (str, bytes, os.PathLike))):
+        paths = [os.fsdecode(arg) for arg in args[:2] if isinstance(arg, (str, bytes, os.PathLike))]
+        if event == kind and any(text in path for path in paths):
             met += 1
             if met == times:
                 os.kill(os.getpid(), signal.SIGKILL)

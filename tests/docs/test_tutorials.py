@@ -1,9 +1,9 @@
-"""The tutorials run as they are written, block by block, and print what they say that they print.
+"""The tutorials and how-tos run as they are written, block by block, and print what they say that they print.
 
 A block below `<!-- file: NAME -->` is written to that file. `python` blocks share one namespace, and a `text` block
 right below one is its output. A `console` block has commands after `$ ` and their output; `...` stands for anything.
 Commands that install or that run pytest are for the reader: here the plugin is installed, and its tests run by
-themselves.
+themselves. An `sh` block has commands for models that are not here, of which only the options are checked.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from compresskit import catalogue
 from compresskit.cli import cli
+from compresskit.testing import apply_tiny
 
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
+HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 PLUGIN = ROOT / "plugins" / "compresskit-margin"
 BLOCK = re.compile(
     r"^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -75,13 +79,21 @@ def run_console(block):
             assert says(want, got), f"$ {line}\n{got}"
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_tutorial(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+def check_command(line):
+    """That there is such a command with such options."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "compresskit" and "compresskit" in words:  # accelerate launch -m compresskit
+        words = words[words.index("compresskit") :]
+    if words[0] == "compresskit":
+        command = cli.commands[words[1]]
+        context = click.Context(command, info_name=words[1])
+        options, _, _ = command.make_parser(context).parse_args(words[2:])
+        assert all(option.name in options for option in command.params if option.required), line
+
+
+def run_page(page):
     namespace = {"__name__": page.stem}
     found = blocks(page)
-    assert len(found) > 5
     for block, following in zip(found, [*found[1:], None], strict=True):
         if block.file is not None:
             path = Path(block.file)
@@ -92,8 +104,64 @@ def test_tutorial(page, tmp_path, monkeypatch):
             run_python(block, namespace, expected)
         elif block.language == "console":
             run_console(block)
+        elif block.language == "sh":
+            for line in block.text.splitlines():
+                check_command(line)
         else:
             assert block.language == "text", f"line {block.line}: nobody runs a {block.language} block"
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path, monkeypatch):
+    """Paths in the pages are relative, and tables are as wide as shown."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_tutorial(page):
+    assert len(blocks(page)) > 5
+    run_page(page)
+
+
+@pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
+def test_how_to(page, tmp_path, monkeypatch):
+    if any(re.search(r'"OUT"', block.text) for block in blocks(page)):
+        apply_tiny("shape-8x", tmp_path, layers=2)
+        (tmp_path / "out").rename("OUT")
+    run_page(page)
+
+
+def test_threshold_is_kept(tmp_path):
+    """What choose-a-threshold promises of the folder that it writes."""
+    apply_tiny("shape-8x", tmp_path, layers=2)
+    (tmp_path / "out").rename("OUT")
+    namespace = {}
+    page = next(page for page in HOW_TOS if page.stem == "choose-a-threshold")
+    for block in blocks(page):
+        if block.language == "python":
+            run_python(block, namespace, None)
+    again = namespace["AutoModelForSequenceClassification"].from_pretrained("OUT")
+    assert again.policy.threshold == 0.2
+
+
+def test_the_architecture_of_the_how_to_works(tmp_path, monkeypatch):
+    page = next(page for page in HOW_TOS if page.stem == "add-an-architecture")
+    run_page(page)
+    module = tmp_path / "compresskit_camembert.py"
+    assert module.is_file()
+    metadata = tmp_path / "compresskit_camembert-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: compresskit-camembert\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[compresskit]\ncamembert = compresskit_camembert\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    catalogue._load_once.cache_clear()
+    try:
+        namespace = {}
+        exec((tmp_path / "test_camembert.py").read_text(encoding="utf-8"), namespace)
+        namespace["test_every_part_can_be_cut"](tmp_path)
+    finally:
+        catalogue._load_once.cache_clear()
 
 
 def test_the_plugin_of_tutorial_2_is_the_one_in_plugins():
@@ -113,12 +181,9 @@ def test_a_page_that_lies_is_caught():
         run_console(Block("console", "$ compresskit check shape-8x\nshape-8x: no mistakes in 7 steps\n", None, 1))
     with pytest.raises(AssertionError):
         run_python(Block("python", "print(1)", None, 1), {}, Block("text", "2", None, 2))
-
-
-def test_the_reader_is_shown_commands_that_exist():
-    commands = {
-        line.split()[2] for page in TUTORIALS for line in page.read_text(encoding="utf-8").splitlines()
-        if line.startswith("$ compresskit")
-    }  # fmt: skip
-    assert commands <= set(cli.commands)
-    assert {"check", "plan", "apply", "evaluate", "predict"} <= commands
+    with pytest.raises(click.NoSuchOption):
+        check_command("compresskit plan shape-8x --model M --datum D")
+    with pytest.raises(AssertionError):
+        check_command("compresskit apply shape-8x --model M")
+    with pytest.raises(KeyError):
+        check_command("python -m compresskit squeeze M")
