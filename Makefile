@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@scripts/demo.sh
 
 test: check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

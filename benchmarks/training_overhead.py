@@ -29,7 +29,7 @@ from compresskit.checkpoint import load
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import AddExits
 from compresskit.interfaces import Distiller
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run, pick_bf16
 from compresskit.surgery import perform
 from compresskit.teachers import Teacher

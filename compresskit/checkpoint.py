@@ -30,7 +30,7 @@ from compresskit.config import CompressedConfig
 from compresskit.cost import Dims, dims_of, original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, DataError
-from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.writing import whole
 
 RECORD = "compression.json"

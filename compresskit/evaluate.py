@@ -21,7 +21,7 @@ from compresskit.edits import Shape
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
 from compresskit.metrics import confusion, predictions, score
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Milliseconds
 from compresskit.run import Run
 from compresskit.speed import TOKENS, time_rows

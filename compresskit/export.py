@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from compresskit.anatomy import Anatomy, find
 from compresskit.checkpoint import Checkpoint
 from compresskit.errors import CheckpointError
-from compresskit.modules import CompressedForSequenceClassification, ExitHead
+from compresskit.model import CompressedForSequenceClassification
+from compresskit.modules import ExitHead
 from compresskit.surgery import word_embedding
 from compresskit.writing import whole
 

@@ -18,7 +18,7 @@ from compresskit.checkpoint import Checkpoint, load
 from compresskit.data import Corpus, DataOptions, load_corpus
 from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
 from compresskit.journal import digest
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run

@@ -18,7 +18,7 @@ from typing import Any
 from compresskit.checkpoint import save
 from compresskit.edits import Edit, edit_from_json, edit_to_json
 from compresskit.errors import CompresskitError
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.writing import saving
 
 STEP = "step.json"

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from compresskit.batches import batches, collate, encode
 from compresskit.data import Rows, input_texts
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.row_files import Row, open_table
 from compresskit.row_writer import RowWriter
 from compresskit.run import Run

@@ -26,14 +26,14 @@ def _register_config() -> None:
 def _register_model() -> None:
     from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
 
-    from compresskit import modules
+    from compresskit import model
     from compresskit.config import CompressedConfig
 
-    # Where importing `modules` is what brought the Auto classes in, it is not ready yet, and registers at its own end.
-    if not hasattr(modules, "CompressedForSequenceClassification"):
+    # Where importing `model` is what brought the Auto classes in, it is not ready yet, and registers at its own end.
+    if not hasattr(model, "CompressedForSequenceClassification"):
         return
     AutoModelForSequenceClassification.register(
-        CompressedConfig, modules.CompressedForSequenceClassification, exist_ok=True
+        CompressedConfig, model.CompressedForSequenceClassification, exist_ok=True
     )
 
 

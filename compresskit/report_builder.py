@@ -11,7 +11,7 @@ from compresskit.checkpoint import Checkpoint, Original, load, read_original, re
 from compresskit.cost import expected_flops
 from compresskit.data import Corpus
 from compresskit.evaluate import Evaluation, evaluate
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Leaving, Report, Score, Side, StepTime
 from compresskit.run import Run
 from compresskit.speed import time_rows, time_shape

@@ -15,7 +15,7 @@ from compresskit.batches import Collate, Encoded
 from compresskit.errors import PluginError
 from compresskit.interfaces import Trace
 from compresskit.losses import Losses, needs_hidden, switched_on, total
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run
 from compresskit.teachers import Teacher
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compresskit.batches import Collate, Encoded
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Milliseconds
 from compresskit.run import Run
 from compresskit.runtime.latency import Timing, compare, milliseconds, processor

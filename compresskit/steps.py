@@ -19,7 +19,7 @@ from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, F
 from compresskit.errors import DataError, PluginError
 from compresskit.interfaces import Distiller, Pruner
 from compresskit.losses import Losses, needs_hidden
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Planned
 from compresskit.run import Run
 from compresskit.scoring import ScoreContext, Scoring

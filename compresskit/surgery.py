@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compresskit.anatomy import UnitTarget, entries, find, head_size, layers, linear
 from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
 from compresskit.errors import SurgeryError
-from compresskit.modules import CompressedForSequenceClassification as Model
+from compresskit.model import CompressedForSequenceClassification as Model
 from compresskit.modules import ExitHead, FactorizedEmbedding
 
 

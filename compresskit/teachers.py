@@ -15,7 +15,7 @@ from torch import Tensor
 from compresskit.batches import Collate, Encoded, batches
 from compresskit.errors import CheckpointError
 from compresskit.interfaces import Trace
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run
 
 BATCH = 32

@@ -23,7 +23,7 @@ from compresskit.checkpoint import quiet
 from compresskit.errors import CompresskitError
 from compresskit.interfaces import Trace
 from compresskit.losses import Losses, needs_hidden, switched_on, total
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
 from compresskit.teachers import Teacher

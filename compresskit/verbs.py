@@ -158,7 +158,7 @@ class Training(Verb):
     batch_size: int = Field(default=32, ge=1)
     """Examples per batch, over all processes."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Batches per optimizer step."""
+    """Parts that a batch is computed in, to save memory."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of the step's training over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.01, ge=0)

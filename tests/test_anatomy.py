@@ -11,7 +11,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.cost import dims_of
 from compresskit.edits import CutHeads, CutNeurons
 from compresskit.errors import ArchitectureError
-from compresskit.modules import wrap
+from compresskit.model import wrap
 from compresskit.surgery import perform
 from compresskit.testing import tiny_model
 

@@ -456,7 +456,7 @@ def test_a_full_disk_at_the_end_keeps_every_step(finished, carry, tmp_path, work
 
 
 def test_a_full_disk_in_a_step_keeps_those_before_it(finished, carry, tmp_path, worked, monkeypatch):
-    from compresskit.modules import CompressedForSequenceClassification
+    from compresskit.model import CompressedForSequenceClassification
 
     write = CompressedForSequenceClassification.save_pretrained
 

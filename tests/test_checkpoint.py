@@ -14,7 +14,7 @@ from compresskit import __version__
 from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save
 from compresskit.edits import AddExits, LayerShape
 from compresskit.errors import ArchitectureError, CheckpointError
-from compresskit.modules import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification
 from compresskit.surgery import perform
 from compresskit.testing import save_tiny, tiny_model, tiny_tokenizer
 
@@ -288,7 +288,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder):
 
 def test_a_saved_folder_has_all_its_files(tmp_path):
     from compresskit.catalogue import load_catalogue
-    from compresskit.modules import wrap
+    from compresskit.model import wrap
 
     model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
     save(model, tiny_tokenizer(), tmp_path / "new" / "out", {"README.md": f"compresskit {__version__}\n"})

@@ -12,7 +12,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.edits import AddExits, CutHeads, FactorizeEmbedding
 from compresskit.errors import CheckpointError, CompresskitError
 from compresskit.journal import RUN, STEP, WEIGHTS, Entry, Journal, digest
-from compresskit.modules import wrap
+from compresskit.model import wrap
 from compresskit.testing import tiny_model, tiny_tokenizer
 
 NAMES = ["finetune", "exit", "prune", "distill"]

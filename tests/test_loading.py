@@ -16,7 +16,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import save
 from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding
 from compresskit.errors import CheckpointError
-from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.strategies.svd import Svd
 from compresskit.surgery import perform, word_embedding
 from compresskit.testing import tiny_model, tiny_tokenizer

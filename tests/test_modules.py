@@ -18,7 +18,8 @@ from compresskit.catalogue import load_catalogue
 from compresskit.edits import AddExits
 from compresskit.errors import CheckpointError
 from compresskit.interfaces import ExitPolicy, ExitTrail
-from compresskit.modules import scale_gradient, wrap
+from compresskit.model import wrap
+from compresskit.modules import scale_gradient
 from compresskit.surgery import perform
 from compresskit.testing import tiny_model
 

@@ -13,7 +13,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.data import Rows
 from compresskit.edits import AddExits
 from compresskit.errors import PluginError
-from compresskit.modules import wrap
+from compresskit.model import wrap
 from compresskit.run import Run
 from compresskit.scoring import ScoreContext, Scoring, still
 from compresskit.steps import best

@@ -18,7 +18,7 @@ from compresskit.data import Rows
 from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding
 from compresskit.errors import CheckpointError, DataError, PluginError
 from compresskit.interfaces import Factorizer, Pruner
-from compresskit.modules import wrap
+from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.run import Run

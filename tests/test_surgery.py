@@ -24,7 +24,8 @@ from compresskit.edits import (
     edit_to_json,
 )
 from compresskit.errors import SurgeryError
-from compresskit.modules import CompressedForSequenceClassification, FactorizedEmbedding, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
+from compresskit.modules import FactorizedEmbedding
 from compresskit.strategies.svd import Svd
 from compresskit.surgery import perform, reshape, word_embedding
 from compresskit.testing import tiny_model

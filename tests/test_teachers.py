@@ -12,7 +12,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import AddExits, CutLayers
 from compresskit.errors import CheckpointError
-from compresskit.modules import wrap
+from compresskit.model import wrap
 from compresskit.run import Run
 from compresskit.strategies.hidden_states import HiddenStates
 from compresskit.strategies.predictions import Predictions

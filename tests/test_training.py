@@ -22,7 +22,7 @@ from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import AddExits
 from compresskit.errors import CheckpointError, CompresskitError
 from compresskit.interfaces import Distiller
-from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.progress import Silent
 from compresskit.run import Run
 from compresskit.strategies.hidden_states import HiddenStates

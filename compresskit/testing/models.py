@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import quiet
 from compresskit.edits import AddExits, CutHeads, CutNeurons, Edit, FactorizeEmbedding, HeadKind
-from compresskit.modules import CompressedForSequenceClassification, ExitHead, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
+from compresskit.modules import ExitHead
 from compresskit.surgery import perform, word_embedding
 from compresskit.testing.text import WORDS, sentences
 

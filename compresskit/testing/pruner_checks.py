@@ -13,7 +13,7 @@ from compresskit.anatomy import Group, UnitTarget, groups
 from compresskit.catalogue import load_catalogue
 from compresskit.edits import CutHeads, CutNeurons
 from compresskit.interfaces import Pruner
-from compresskit.modules import CompressedForSequenceClassification, wrap
+from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.scoring import ScoreContext, Sums
 from compresskit.surgery import perform
 from compresskit.testing.models import tiny_model

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import compresskit
-from compresskit import catalogue, interfaces, testing
+from compresskit import catalogue, interfaces, model, testing
 from compresskit import errors as errors_module
 from compresskit import hooks as hooks_module
 from compresskit.anatomy import Anatomy, Slice
@@ -73,6 +73,10 @@ def python() -> str:
         "What strategies and their tests import. Everything else may change without notice.",
         "## compresskit",
         *_members(compresskit),
+        "## The model\n\nWhat transformers' Auto classes and pipelines load from a compressed folder.",
+        *_class(model.CompressedForSequenceClassification, "forward", "set_policy"),
+        "What it returns:",
+        *_class(model.CompressedOutput),
         f"## compresskit.testing\n\n{doc(testing).text}",
         *_members(testing),
     )
@@ -106,13 +110,14 @@ CONSTANTS = {"Batch": (interfaces, "Batch"), "WORDS": (text, "WORDS")}
 """Documented names that are neither class nor function."""
 
 
-def _class(cls: type) -> Iterator[str]:
+def _class(cls: type, *only: str) -> Iterator[str]:
+    """The class and its public members, or some of them."""
     yield from _about(cls)
     own = [(name, str(hint)) for name, hint in inspect.get_annotations(cls).items() if "ClassVar" in str(hint)]
     if own:
         yield "Set by a strategy: " + ", ".join(f"`{_set(cls, name, hint)}`" for name, hint in own) + "."
     for name, member in vars(cls).items():
-        if name.startswith("_") or not member.__doc__:
+        if name.startswith("_") or not member.__doc__ or (only and name not in only):
             continue
         if isinstance(member, property) and member.fget is not None:
             yield fenced(f"{name}{signature(member.fget).replace('()', '', 1).replace(' -> ', ': ')}", "python")

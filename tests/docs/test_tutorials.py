@@ -109,6 +109,7 @@ def run_page(page):
                 check_command(line)
         else:
             assert block.language == "text", f"line {block.line}: nobody runs a {block.language} block"
+    return namespace
 
 
 @pytest.fixture(autouse=True)
@@ -125,24 +126,14 @@ def test_tutorial(page):
 
 
 @pytest.mark.parametrize("page", HOW_TOS, ids=lambda page: page.stem)
-def test_how_to(page, tmp_path, monkeypatch):
+def test_how_to(page, tmp_path):
     if any(re.search(r'"OUT"', block.text) for block in blocks(page)):
         apply_tiny("shape-8x", tmp_path, layers=2)
         (tmp_path / "out").rename("OUT")
-    run_page(page)
-
-
-def test_threshold_is_kept(tmp_path):
-    """What choose-a-threshold promises of the folder that it writes."""
-    apply_tiny("shape-8x", tmp_path, layers=2)
-    (tmp_path / "out").rename("OUT")
-    namespace = {}
-    page = next(page for page in HOW_TOS if page.stem == "choose-a-threshold")
-    for block in blocks(page):
-        if block.language == "python":
-            run_python(block, namespace, None)
-    again = namespace["AutoModelForSequenceClassification"].from_pretrained("OUT")
-    assert again.policy.threshold == 0.2
+    namespace = run_page(page)
+    if page.stem == "choose-a-threshold":
+        again = namespace["AutoModelForSequenceClassification"].from_pretrained("OUT")
+        assert again.policy.threshold == 0.2
 
 
 def test_the_architecture_of_the_how_to_works(tmp_path, monkeypatch):

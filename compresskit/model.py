@@ -1,0 +1,323 @@
+"""The model that compression works on and leaves behind: any supported encoder, of any shape, with exits.
+
+It runs the layers itself, because an example that leaves early must stop the work, and because gradients are rescaled
+between the layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import ModelOutput
+
+from compresskit import registration
+from compresskit.anatomy import Anatomy, find, layers
+from compresskit.catalogue import build, load_catalogue
+from compresskit.config import CompressedConfig
+from compresskit.cost import original_shape
+from compresskit.edits import Shape
+from compresskit.errors import CheckpointError, RecipeError
+from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
+from compresskit.modules import scale_gradient
+
+
+@dataclass
+class CompressedOutput(ModelOutput):  # type: ignore[misc]
+    """What `CompressedForSequenceClassification` returns.
+
+    Args:
+        loss: scalar, where labels were given.
+        logits: (batch, classes), each row from the exit at which the example left.
+        exits: (batch,) 1-based layer at which each example left.
+        exit_logits: (batch, classes) of every exit, by layer number, where the whole depth was run on request.
+        hidden_states: L + 1 tensors (batch, tokens, hidden), where recorded.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    exits: Tensor | None = None
+    exit_logits: dict[int, Tensor] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
+    """An encoder for sequence classification, of any shape that edits can give it, with exits.
+
+    In eval mode, with an exit policy and `leave_early` on, an example leaves at the first exit that its policy allows:
+    at each exit the leavers are answered and the survivors packed together, so their number and length shrink with
+    depth. The answer for an example does not depend on the batch it came in. In train mode, or with `leave_early` off,
+    all go to the last layer.
+    """
+
+    config_class = CompressedConfig
+    config: CompressedConfig
+    base_model_prefix = "network"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: CompressedConfig, network: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        catalogue = load_catalogue()
+        model_type = str(config.original.get("model_type"))
+        self.anatomy: Anatomy = catalogue.anatomy(model_type)
+        if network is None:
+            own = AutoConfig.for_model(**config.original)
+            # The precision is the one asked for now, which the loader has made torch's default, not the original's.
+            network = AutoModelForSequenceClassification.from_config(
+                own, dtype=None, attn_implementation=config._attn_implementation
+            )
+        self.network = network
+        self.exits = nn.ModuleDict()
+        self.shape: Shape = original_shape(self.anatomy, network.config)
+        self.leave_early = True
+        self.policy: ExitPolicy | None = None
+        if config.shape is not None:
+            from compresskit.surgery import reshape
+
+            reshape(self, Shape.from_json(config.shape))
+        self.post_init()
+        try:
+            self.set_policy(config.exit_policy)
+        except CheckpointError as error:
+            # At full depth the answers are as good as they get, and a report or an export needs no policy at all.
+            origin = (config.exit_policy or {}).get("from")
+            named = f" ({origin})" if origin else ""
+            warnings.warn(f"{error}{named}; until then every example goes to the last layer", stacklevel=2)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(layers(self.anatomy, self.network))
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """1-based numbers of the layers that answer; the last layer is always one."""
+        return self.shape.exits or (self.depth,)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the tensors that the forward pass reads from a batch."""
+        return (*self.anatomy.inputs, "attention_mask")
+
+    def set_policy(self, policy: dict[str, Any] | None) -> None:
+        """Use an exit policy from now on, and keep it in the config.
+
+        Args:
+            policy: `{"by": name, "with": options}` or None.
+
+        Raises:
+            CheckpointError: no installed plugin knows the policy, or not with these options.
+        """
+        made = None
+        if policy is not None:
+            try:
+                strategy = load_catalogue().strategy("exit-policy", policy["by"])
+                made = cast(ExitPolicy, build(strategy, dict(policy.get("with", {}))))
+            except RecipeError as error:
+                raise CheckpointError(
+                    f"this model's exit policy can't be used: {error}; install the plugin that it comes from"
+                ) from error
+        self.config.exit_policy = policy
+        self.policy = made
+
+    def sync_config(self) -> None:
+        """Write the shape into the config, so that a saved folder can be rebuilt."""
+        self.config.shape = self.shape.to_json()
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Token ids to the first hidden states (batch, tokens, H)."""
+        wanted = {name: inputs[name] for name in self.anatomy.inputs if inputs.get(name) is not None}
+        hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))
+        project = self.anatomy.embeddings_project
+        if project is not None and hasattr(self.network.base_model, project.rpartition(".")[2]):
+            hidden = find(self.network, project)(hidden)
+        return hidden
+
+    def attention(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
+        """The mask in the form that the attention implementation wants."""
+        return cast(
+            "Tensor | None",
+            create_bidirectional_mask(config=self.network.config, inputs_embeds=hidden, attention_mask=mask),
+        )
+
+    def answer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Logits (batch, classes) of the exit after a layer (1-based)."""
+        if str(layer) in self.exits:
+            return cast(Tensor, self.exits[str(layer)](hidden, mask))
+        for part in self.anatomy.read_out:
+            if part == ":first":
+                hidden = hidden[:, 0]
+            elif part == ":relu":
+                hidden = torch.relu(hidden)
+            else:
+                hidden = find(self.network, part)(hidden)
+        return hidden
+
+    def trace(
+        self,
+        batch: Mapping[str, Tensor],
+        hidden: bool = False,
+        exits: tuple[int, ...] | None = None,
+        gradient_equilibrium: bool = False,
+    ) -> Trace:
+        """Run the whole depth and answer at every exit, in the train or eval mode the model is in.
+
+        Args:
+            batch: the tensors named by `input_names`.
+            hidden: also record the L + 1 hidden states.
+            exits: answer at these layers only; all exits where None.
+            gradient_equilibrium: rescale gradients between layers, so that layer k receives the mean, not the sum, of
+                the gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
+        """
+        exits = self.exit_layers if exits is None else exits
+        mask = batch["attention_mask"]
+        state = self.embed(batch)
+        attention = self.attention(state, mask)
+        states = [state]
+        logits: dict[int, Tensor] = {}
+        for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
+            state = layer(state, attention)
+            above = sum(1 for exit_ in exits if exit_ >= number)
+            if gradient_equilibrium:
+                state = scale_gradient(state, 1 / above)
+            states.append(state)
+            if number in exits:
+                logits[number] = self.answer(number, state, mask)
+            if gradient_equilibrium and number < self.depth:
+                # The layer below sees only the exits above it, so this one's share is taken out again.
+                state = scale_gradient(state, above - (number in exits))
+        return Trace(logits, tuple(states) if hidden else (), mask)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        record_exits: tuple[int, ...] | None = None,
+        record_hidden: bool = False,
+        gradient_equilibrium: bool = False,
+        **unused: Any,
+    ) -> CompressedOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: (batch, tokens).
+            labels: (batch,) class numbers, or numbers for regression.
+            record_exits: run the whole depth and return the logits of these exits too.
+            record_hidden, gradient_equilibrium: as in `trace`; only with `record_exits`.
+            unused: other inputs that tokenizers produce and this family does not read.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        if token_type_ids is not None:
+            batch["token_type_ids"] = token_type_ids
+        if record_exits is None and not self.training and self.leave_early and self.policy and self.shape.exits:
+            logits, left = self._leave_early(batch, self.policy)
+            return CompressedOutput(self._loss(logits, labels), logits, left)
+        trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
+        left = torch.full_like(input_ids[:, 0], self.depth)
+        recorded = dict(trace.logits) if record_exits is not None else None
+        return CompressedOutput(
+            self._loss(trace.last, labels), trace.last, left, recorded, trace.hidden if record_hidden else None
+        )
+
+    def _leave_early(self, batch: Mapping[str, Tensor], policy: ExitPolicy) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes) and exits (batch,), each example answered where it left."""
+        mask = batch["attention_mask"]
+        alive = torch.arange(len(mask), device=mask.device)
+        left = torch.full_like(alive, self.depth)
+        answers: list[tuple[Tensor, Tensor]] = []
+        history: list[Tensor] = []
+        met: list[int] = []
+        state = self.embed(batch)
+        attention = self.attention(state, mask)
+        for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
+            state = layer(state, attention)
+            if number == self.depth:
+                answers.append((alive, self.answer(number, state, mask)))
+                break
+            if number not in self.shape.exits:
+                continue
+            history.append(self.answer(number, state, mask))
+            met.append(number)
+            leave = policy.leave(ExitTrail(tuple(history), tuple(met), self.depth))
+            if not bool(leave.any()):
+                continue
+            answers.append((alive[leave], history[-1][leave]))
+            left[alive[leave]] = number
+            stay = ~leave
+            if not bool(stay.any()):
+                break
+            alive, mask, state = alive[stay], mask[stay], state[stay]
+            history = [logits[stay] for logits in history]
+            # Padding that only leavers needed goes with them.
+            longest = int(mask.any(0).nonzero().max()) + 1
+            mask, state = mask[:, :longest], state[:, :longest]
+            attention = self.attention(state, mask)
+        logits = torch.cat([logits for _, logits in answers])
+        order = torch.cat([rows for rows, _ in answers])
+        return torch.empty_like(logits).index_copy(0, order, logits), left
+
+    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+        if labels is None:
+            return None
+        problem = self.config.problem_type
+        if problem == "regression" or (problem is None and logits.shape[-1] == 1):
+            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
+        if problem == "multi_label_classification" or (problem is None and labels.is_floating_point()):
+            return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        return nn.functional.cross_entropy(logits.float(), labels)
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, but a weight too many or too few is an error, never a warning.
+
+        Raises:
+            CheckpointError: the weights do not fit the shape in the config.
+        """
+        wanted = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{name}: the weights do not fit the shape in config.json; "
+                "the folder mixes two checkpoints, copy it again"
+            ) from error
+        wrong = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+        if wrong:
+            raise CheckpointError(
+                f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
+            )
+        return (model, info) if wanted else model
+
+
+def wrap(network: PreTrainedModel, anatomy: Anatomy) -> CompressedForSequenceClassification:
+    """An original as a compressed model of the same shape: same weights, same logits, nothing cut yet."""
+    own = network.config
+    # Where it was loaded from is nobody's business but this machine's.
+    original = {key: value for key, value in own.to_dict().items() if key != "_name_or_path"}
+    config = CompressedConfig(
+        original=original | {"model_type": anatomy.model_type},
+        id2label=dict(own.id2label),
+        label2id=dict(own.label2id),
+        problem_type=own.problem_type,
+    )
+    for module in network.modules():
+        # Otherwise `post_init` would draw new weights for modules that were put into the network by hand.
+        setattr(module, "_is_hf_initialized", True)  # noqa: B010 - mypy takes the attribute for a Module
+    model = CompressedForSequenceClassification(config, network)
+    model.train(network.training)
+    return model
+
+
+registration.register()
