@@ -125,7 +125,9 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         if isinstance(planned.work, Finetune) and not entry.skipped and planned.shape == job.plan.original.shape
         if (out / entry.folder / WEIGHTS).is_file()
     ]
-    reference = load(str(out / tuned[0])) if tuned else job.fresh()
+    # A head that nothing trained answers at random; its scores would only flatter the result.
+    untouched = job.fresh() if job.original.head_trained else None
+    reference = load(str(out / tuned[0])) if tuned else untouched
     seconds = [
         (f"{entry.number:02d} {describe(planned)}", entry.seconds)
         for entry, planned in zip(done, job.plan.steps, strict=True)
@@ -133,7 +135,7 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
     ]
     report = compare(
         original=job.original,
-        reference=reference if job.corpus else None,
+        reference=reference,
         model=workshop.model,
         corpus=job.corpus,
         run=job.run,

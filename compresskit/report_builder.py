@@ -31,7 +31,7 @@ def compare(
 
     Args:
         original: as it was given; its sizes are the ones reported, and its tokenizer is used.
-        reference: the original with a trained head, whose scores and times are reported; None without data.
+        reference: the original with a trained head, whose scores are reported; None where it never had one.
         model: the result, on `run.device`.
         corpus: evaluation rows, or None: then nothing is scored, and times are those of random tokens.
         seconds: name and duration of each step.
@@ -43,16 +43,17 @@ def compare(
         bytes_on_disk=sum(weight.numel() * weight.element_size() for weight in weights),
     )
     before = _sized(original.original)
-    if corpus is None or reference is None:
-        times = time_shape(model, run, original.model.to(run.device).eval())
+    other = (reference or original).model.to(run.device).eval()
+    if corpus is None:
+        times = time_shape(model, run, other)
     else:
         tokenizer = original.tokenizer
         rows = encode(corpus.eval, tokenizer, run.max_tokens, token_types=True)
         padded = collate(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-        other = reference.model.to(run.device).eval()
-        was = evaluate(other, rows, padded, corpus.task, run, latency=False)
+        if reference is not None:
+            was = evaluate(other, rows, padded, corpus.task, run, latency=False)
+            before = replace(before, scores=scores(was))
         now = evaluate(model, rows, padded, corpus.task, run, latency=False)
-        before = replace(before, scores=scores(was))
         after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
         times = time_rows(model, rows, padded, run, original=other)
     return Report(
