@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -423,8 +424,16 @@ def _print_tables(terminal: Terminal, tables: Sequence[Table]) -> None:
         terminal.print_table(table.title, table.columns, table.rows, table.note)
 
 
+def _warn(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning as a sentence; the line of code that it came from helps nobody here."""
+    from compresskit.terminal import Terminal
+
+    Terminal(quiet=not _is_main_process()).warn(str(message))
+
+
 def main() -> None:
     """The console script."""
+    warnings.showwarning = _warn
     try:
         cli(prog_name="compresskit")
     except KeyboardInterrupt:

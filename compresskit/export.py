@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from compresskit.anatomy import Anatomy, find
-from compresskit.checkpoint import Checkpoint
+from compresskit.checkpoint import Checkpoint, quiet
 from compresskit.errors import CheckpointError
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.modules import ExitHead
@@ -41,8 +41,9 @@ def export(checkpoint: Checkpoint, out: Path, format: Literal["stock"] = "stock"
     assert format == "stock"
     network = stock(checkpoint.model, checkpoint.original.name)
     with whole(out) as beside:
-        network.save_pretrained(beside)
-        checkpoint.tokenizer.save_pretrained(beside)
+        with quiet():
+            network.save_pretrained(beside)
+            checkpoint.tokenizer.save_pretrained(beside)
         (beside / "README.md").write_text(_card(checkpoint, network), encoding="utf-8")
 
 

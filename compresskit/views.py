@@ -27,7 +27,7 @@ def plan_tables(plan: Plan) -> list[Table]:
         heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
         rank = "" if shape.rank is None else f"{shape.rank:,}"
         rows.append((*done, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits)))
-    columns = ("step", "does", "round", "layers", "heads each", "FFN neurons each", "rank", "exits after")
+    columns = ("step", "does", "round", "layers", "heads", "neurons", "rank", "exits")
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
     sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
