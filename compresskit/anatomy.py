@@ -51,6 +51,8 @@ class Anatomy:
             identity and path of the linear layer, or None where its activation is not tanh.
         embeddings_project: path of a linear layer between the embeddings and the first layer, where the config asks for
             one.
+        positions_after: config attribute after whose value positions are numbered, from it + 1; None where they begin
+            at 0.
         embedding_size, hidden_size, head_total, neuron_total, layer_total: attribute names in the config.
     """
 
@@ -67,6 +69,7 @@ class Anatomy:
     pooler: str | None = None
     stock: tuple[str, str] | None = None
     embeddings_project: str | None = None
+    positions_after: str | None = None
     embedding_size: str = "hidden_size"
     hidden_size: str = "hidden_size"
     head_total: str = "num_attention_heads"

@@ -59,7 +59,7 @@ def apply(
     job = prepare(recipe, model, data, options, run, state.num_processes)
     digests = job.digests()
     journal = Journal(out, digests, [step.name for step in job.plan.steps], [_is_kept(step) for step in job.plan.steps])
-    if journal.is_finished((REPORT, RECORD)):
+    if journal.is_finished((REPORT, RECORD, WEIGHTS)):
         return _read_report(out)
     data_in_tokens = job.rows()
     if state.is_main_process:

@@ -34,7 +34,7 @@ BERT = Anatomy(
     stock=("bert.pooler.dense", "classifier"),
 )
 
-# RoBERTa numbers positions from padding_idx + 1 itself, from the token ids, so nothing is passed for them.
+# RoBERTa numbers positions itself, from the token ids, so nothing is passed for them.
 ROBERTA = replace(
     BERT,
     model_type="roberta",
@@ -45,6 +45,7 @@ ROBERTA = replace(
     read_out=("classifier",),
     pooler=None,
     stock=("classifier.dense", "classifier.out_proj"),
+    positions_after="pad_token_id",
 )
 
 XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta")

@@ -136,12 +136,12 @@ def batches(encoded: Encoded, size: int, order: Literal["length", "given"]) -> l
 
 
 class LengthGrouped(Sampler[int]):
-    """A random order for training in which the rows of a batch have like lengths; each row once per epoch.
+    """A random order for training in which the rows of a batch have like lengths; each row at most once per epoch.
 
-    The rows are shuffled, cut into mega-batches of `MEGA_BATCH` batches (fewer in a small data set, so that the batches
-    differ from epoch to epoch) and sorted by length within them; then the batches are shuffled, so that training
-    doesn't see long and short ones in turn. Of the full batches the one with the longest row goes first: where memory
-    doesn't suffice, it shows at once. A last smaller batch stays last.
+    The rows are shuffled, cut to whole batches (others are left out in another epoch; with fewer rows than one batch,
+    none is), cut into mega-batches of `MEGA_BATCH` batches (fewer in a small data set, so that the batches differ from
+    epoch to epoch) and sorted by length within them; then the batches are shuffled, so that training doesn't see long
+    and short ones in turn. The batch with the longest row goes first: where memory doesn't suffice, it shows at once.
 
     Args:
         lengths: tokens of each row.
@@ -161,22 +161,23 @@ class LengthGrouped(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
         # A string seeds through SHA-512, so that seed 42, epoch 1 shares nothing with seed 43, epoch 0.
         chance = random.Random(f"{self.seed} {self.epoch}")  # noqa: S311 - no secret hangs on it
         rows = list(range(len(self.lengths)))
         chance.shuffle(rows)
+        # Before sorting; afterwards it would always be short rows that are left out.
+        del rows[len(self) :]
         mega = self.batch_size * max(1, min(MEGA_BATCH, len(rows) // (4 * self.batch_size)))
         rows = [row for part in _cut(rows, mega) for row in sorted(part, key=lambda row: -self.lengths[row])]
         cut = _cut(rows, self.batch_size)
-        rest = [cut.pop()] if cut and len(cut[-1]) < self.batch_size else []
         chance.shuffle(cut)
         if cut:
             first = max(range(len(cut)), key=lambda position: self._longest(cut[position]))
             cut[0], cut[first] = cut[first], cut[0]
-        return chain.from_iterable(cut + rest)
+        return chain.from_iterable(cut)
 
     def _longest(self, batch: Sequence[int]) -> int:
         return max(self.lengths[row] for row in batch)

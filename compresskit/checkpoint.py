@@ -27,7 +27,7 @@ from transformers.utils import logging
 from compresskit.anatomy import Anatomy
 from compresskit.catalogue import load_catalogue
 from compresskit.config import CompressedConfig
-from compresskit.cost import Dims, dims_of, original_shape
+from compresskit.cost import Dims, dims_of, longest, original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, DataError
 from compresskit.model import CompressedForSequenceClassification, wrap
@@ -56,6 +56,11 @@ class Original:
     config: PreTrainedConfig
     anatomy: Anatomy
     shape: Shape
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that there are positions for."""
+        return longest(self.anatomy, self.config)
 
     @property
     def dims(self) -> Dims:
@@ -87,7 +92,7 @@ class Checkpoint:
         Raises:
             DataError: `tokens` is more.
         """
-        longest = min(self.tokenizer.model_max_length, self.original.dims.positions)
+        longest = min(self.tokenizer.model_max_length, self.original.longest)
         if tokens > longest:
             raise DataError(f"--max-tokens {tokens} is more than {self.original.name} can read; give at most {longest}")
 

@@ -71,6 +71,10 @@ class Option(click.Option):
             return super().get_error_hint(ctx)
 
 
+SEEDS = 2**32 - 1
+MOST_GIGABYTES = 2**20
+
+
 def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     """A click option; each name may be spelt with hyphens or with underscores."""
     both = [spelling for name in names for spelling in (name, _swap(name, "-", "_"), _swap(name, "_", "-"))]
@@ -174,7 +178,7 @@ def cli() -> None:
 @option("--data", "--dataset_name", "--train_file", metavar="D", help="Labelled text: folder, file or Hub id.")
 @option("--out", "--output_dir", required=True, type=folder, metavar="OUT", help="A new folder.")
 @set_option
-@option("--seed", type=click.IntRange(min=0), metavar="N", help="In place of the recipe's.")
+@option("--seed", type=click.IntRange(0, SEEDS), metavar="N", help="In place of the recipe's.")
 @data_options
 @option("--max-train-rows", "--max_train_samples", type=count, metavar="N", help="Draw N training rows.")
 @run_options
@@ -197,6 +201,8 @@ def apply(
     from compresskit import apply as applying
 
     trackers = tuple(name for names in report_to for name in names.split(",") if name != "none")
+    if not 0 <= cache_gigabytes < MOST_GIGABYTES:
+        raise click.UsageError(f"--cache-gigabytes {cache_gigabytes}: give a number of gigabytes from 0")
     run = replace(run, cache_bytes=int(cache_gigabytes * 2**30), trackers=trackers)
     report = applying.apply(resolved, model, data, replace(options, seed=resolved.seed), out, run, reuse)
     if not _is_main_process():
@@ -266,7 +272,7 @@ def report(
 @click.argument("model")
 @option("--data", "--dataset_name", required=True, metavar="D", help="Labelled text: folder, file or Hub id.")
 @data_options
-@option("--seed", type=click.IntRange(min=0), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
+@option("--seed", type=click.IntRange(0, SEEDS), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
 @option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
 @timing_option
 @run_options

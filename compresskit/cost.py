@@ -112,6 +112,12 @@ def dims_of(anatomy: Anatomy, config: PreTrainedConfig) -> Dims:
     )
 
 
+def longest(anatomy: Anatomy, config: PreTrainedConfig) -> int:
+    """Tokens of the longest text that the model has positions for."""
+    skipped = 0 if anatomy.positions_after is None else int(getattr(config, anatomy.positions_after)) + 1
+    return _size(anatomy, config, "max_position_embeddings") - skipped
+
+
 def original_shape(anatomy: Anatomy, config: PreTrainedConfig) -> Shape:
     """The shape that a config asks for, before any edit.
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from compresskit.batches import Collate, Encoded, batches
-from compresskit.catalogue import options_of
+from compresskit.catalogue import build, options_of
 from compresskit.cost import Convention, Dims, dims_of, expected_flops, flops, original_shape
 from compresskit.edits import Shape
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
 from compresskit.metrics import confusion, predictions, score
-from compresskit.model import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification, leavers
 from compresskit.report import Milliseconds
 from compresskit.run import Run
 from compresskit.speed import TOKENS, time_rows
@@ -210,7 +210,7 @@ def simulate(policy: ExitPolicy, logits: Mapping[int, Tensor], depth: int) -> Te
     left = torch.full_like(alive, depth)
     for met in range(1, len(exits)):
         history = tuple(logits[number][alive] for number in exits[:met])
-        leave = policy.leave(ExitTrail(history, tuple(exits[:met]), depth))
+        leave = leavers(policy, ExitTrail(history, tuple(exits[:met]), depth))
         left[alive[leave]] = exits[met - 1]
         alive = alive[~leave]
         if not len(alive):
@@ -238,11 +238,13 @@ class _Costs:
 
 
 def _variants(policy: ExitPolicy, task: Task, thresholds: Sequence[float] | None) -> list[ExitPolicy]:
-    if task.kind == "regression" or "threshold" not in (field.name for field in dataclasses.fields(cast(Any, policy))):
+    options = options_of(type(policy)).dump_python(policy, mode="json")
+    if task.kind == "regression" or "threshold" not in options:
         return [policy]
     if thresholds is None:
         thresholds = THRESHOLDS_TWO if task.num_labels == 2 else THRESHOLDS_MORE
-    return [cast(ExitPolicy, dataclasses.replace(cast(Any, policy), threshold=threshold)) for threshold in thresholds]
+    made = [build(type(policy), {**options, "threshold": threshold}) for threshold in thresholds]
+    return [cast(ExitPolicy, variant) for variant in made]
 
 
 def _point(policy: ExitPolicy, logits: Mapping[int, Tensor], labels: Tensor, task: Task, costs: _Costs) -> Point:

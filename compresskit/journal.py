@@ -117,7 +117,7 @@ class Journal:
             self._drop_weights(entry.number)
         wanted = {*(Path(entry.folder).name for entry in done), self.scratch(len(done) + 1).name}
         for stray in sorted((self.out / "steps").glob("*")):
-            if stray.name not in wanted:
+            if stray.name not in wanted and stray.is_dir():
                 shutil.rmtree(stray)
 
     def is_finished(self, papers: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
 from compresskit.edits import Shape
-from compresskit.errors import CheckpointError, RecipeError
+from compresskit.errors import CheckpointError, PluginError, RecipeError
 from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
 from compresskit.modules import scale_gradient
 
@@ -250,7 +250,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 continue
             history.append(self.answer(number, state, mask))
             met.append(number)
-            leave = policy.leave(ExitTrail(tuple(history), tuple(met), self.depth))
+            leave = leavers(policy, ExitTrail(tuple(history), tuple(met), self.depth))
             if not bool(leave.any()):
                 continue
             answers.append((alive[leave], history[-1][leave]))
@@ -299,6 +299,22 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
             )
         return (model, info) if wanted else model
+
+
+def leavers(policy: ExitPolicy, trail: ExitTrail) -> Tensor:
+    """What the policy answers, (alive,) bool.
+
+    Raises:
+        PluginError: it answers anything else, which would pick the wrong rows without a word.
+    """
+    leave = policy.leave(trail)
+    alive = len(trail.logits[-1])
+    if leave.dtype != torch.bool or leave.shape != (alive,):
+        raise PluginError(
+            f"exit policy '{policy.name}' must return {alive} truth values, not {leave.dtype} of shape "
+            f"{tuple(leave.shape)}; correct its leave method"
+        )
+    return leave
 
 
 def wrap(network: PreTrainedModel, anatomy: Anatomy) -> CompressedForSequenceClassification:

@@ -180,7 +180,8 @@ class _Planner:
         if isinstance(amount, Fraction):
             count = floor(amount * full + Fraction(1, 2))
             if count < 1:
-                self._mistake(verb, f"{option} {amount} of {full} {what} leaves none; {option} at least 1/{full}")
+                least = "1" if full == 1 else f"1/{full}"
+                self._mistake(verb, f"{option} {amount} of {full} {what} leaves none; {option} at least {least}")
             return max(count, 1)
         if amount > full:
             self._mistake(verb, f"{option} {amount} is more than the {full} {what}; {option} at most {full}")

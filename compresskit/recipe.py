@@ -18,6 +18,9 @@ from compresskit.yaml_tree import Mistakes, Node
 
 VERSION = 1
 SHIPPED = Path(__file__).parent / "recipes"
+SEEDS = 2**32 - 1
+"""The largest seed that every library below takes."""
+
 TOP = ("recipe", "name", "about", "seed", "steps")
 
 
@@ -118,6 +121,8 @@ def _recipe(root: Node, source: str, catalogue: Catalogue, mistakes: Mistakes) -
     name = _top(top, "name", str, Path(source).stem, mistakes)
     about = _top(top, "about", str, "", mistakes)
     seed = _top(top, "seed", int, 42, mistakes)
+    if seed > SEEDS:
+        mistakes.add(top["seed"].where, f"'seed' must be at most {SEEDS}, not {seed}")
     steps = top.get("steps", root)
     if not isinstance(steps.value, list) or not steps.value:
         mistakes.add(steps.where, "'steps' must be a list of at least one step")

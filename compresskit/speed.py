@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compresskit.batches import Collate, Encoded
+from compresskit.cost import longest
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Milliseconds
 from compresskit.run import Run
@@ -72,8 +73,7 @@ def time_shape(
     Where an example of random tokens would leave says nothing, so nobody leaves early.
     """
     config = model.network.config
-    # RoBERTa leaves two positions out.
-    tokens = min(TOKENS, config.max_position_embeddings - 2)
+    tokens = min(TOKENS, longest(model.anatomy, config))
     chance = torch.Generator().manual_seed(0)
     samples = []
     for size in SHAPES:

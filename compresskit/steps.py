@@ -101,7 +101,7 @@ def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
     if isinstance(work, Finetune):
         return _finetune(work, number, workshop)
     if isinstance(work, Exit):
-        return _exit(work, planned, workshop)
+        return _exit(work, planned, number, workshop)
     if isinstance(work, Factorize):
         return _factorize(work, planned.shape, number, workshop)
     if isinstance(work, Distill):
@@ -132,9 +132,10 @@ def _train(
     )
 
 
-def _exit(verb: Exit, planned: Planned, workshop: Workshop) -> Done:
+def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done:
     if verb.start == "original":
         workshop.model = workshop.fresh().model.to(workshop.run.device)
+        torch.manual_seed(step_seed(workshop.seed, number))  # loading seeds the head that it draws by itself
     edit = AddExits(planned.shape.exits, verb.head, verb.pooler == "keep")
     perform(edit, workshop.model)
     options = options_of(type(verb.by)).dump_python(verb.by, mode="json")

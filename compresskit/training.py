@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +76,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, lesson: Lesson, task: Task, seconds: float) -> None:
         self.lesson = lesson
         self.began = time.perf_counter() - seconds
-        self.order = WholeBatches(lesson.rows.lengths, lesson.options.batch_size, lesson.seed)
+        self.order = LengthGrouped(lesson.rows.lengths, lesson.options.batch_size, lesson.seed)
         super().__init__(
             model=lesson.model,
             args=_arguments(lesson),
@@ -129,16 +127,6 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             for other in _checkpoints(folder.parent):
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
-
-
-class WholeBatches(LengthGrouped):
-    """A `LengthGrouped` without the rows that do not fill a batch, unless there are no others."""
-
-    def __len__(self) -> int:
-        return len(self.lengths) // self.batch_size * self.batch_size or len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        return islice(super().__iter__(), len(self))
 
 
 class _Ticks(TrainerCallback):  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -275,6 +276,15 @@ def test_a_finished_run_does_no_work_and_gives_the_same_report(finished, carry, 
     before = files(finished.out)
     assert carry(finished.out) == finished.report
     assert files(finished.out) == before
+
+
+def test_a_finished_run_whose_model_is_gone_is_finished_again(finished, carry, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(finished.out, out)
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "model.safetensors").unlink()
+    carry(out)
+    assert (out / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize("change", ["seed=7", "steps.2.epochs=2"])

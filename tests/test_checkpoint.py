@@ -13,7 +13,7 @@ from transformers.utils import logging
 from compresskit import __version__
 from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save
 from compresskit.edits import AddExits, LayerShape
-from compresskit.errors import ArchitectureError, CheckpointError
+from compresskit.errors import ArchitectureError, CheckpointError, DataError
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.surgery import perform
 from compresskit.testing import save_tiny, tiny_model, tiny_tokenizer
@@ -301,3 +301,21 @@ def test_a_saved_folder_has_all_its_files(tmp_path):
     ]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
     assert read_record(tmp_path / "new" / "out") is None
+
+
+@pytest.mark.parametrize(
+    ("family", "longest"), [("bert", 40), ("roberta", 39), ("xlm-roberta", 39), ("electra", 40)]
+)
+def test_texts_are_not_cut_to_more_tokens_than_there_are_positions_for(tmp_path, family, longest):
+    """RoBERTa numbers positions from its padding id + 1 on, here from 1, so the first is never used."""
+    save_tiny(tmp_path / "model", model_type=family, max_position_embeddings=40)
+    checkpoint = load(str(tmp_path / "model"))
+    checkpoint.tokenizer.model_max_length = 10**30
+    checkpoint.check_length(longest)
+    ids = torch.full((1, longest), 9)
+    checkpoint.model.trace({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    with pytest.raises(DataError) as caught:
+        checkpoint.check_length(longest + 1)
+    assert str(caught.value) == (
+        f"--max-tokens {longest + 1} is more than {tmp_path}/model can read; give at most {longest}"
+    )

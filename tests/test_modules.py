@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 from compresskit.anatomy import layers
 from compresskit.catalogue import load_catalogue
 from compresskit.edits import AddExits
-from compresskit.errors import CheckpointError
+from compresskit.errors import CheckpointError, PluginError
 from compresskit.interfaces import ExitPolicy, ExitTrail
-from compresskit.model import wrap
+from compresskit.model import leavers, wrap
 from compresskit.modules import scale_gradient
 from compresskit.surgery import perform
 from compresskit.testing import tiny_model
@@ -490,3 +490,33 @@ def test_only_the_exits_asked_for_are_answered():
         assert len(output.hidden_states) == 4
         assert model.trace(batch).hidden == ()
         assert model(**batch).hidden_states is None
+
+
+@dataclass(frozen=True)
+class Wrong(ExitPolicy):
+    """Answers with numbers, or for all rows at once."""
+
+    name: ClassVar[str] = "wrong"
+
+    answer: torch.Tensor
+
+    def leave(self, trail: ExitTrail):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (torch.tensor([1, 0]), "torch.int64 of shape (2,)"),
+        (torch.tensor([True]), "torch.bool of shape (1,)"),
+        (torch.tensor(True), "torch.bool of shape ()"),
+    ],
+)
+def test_an_exit_policy_that_gives_no_truth_value_for_each_row_is_refused(answer, what):
+    logits = (torch.zeros(2, 3),)
+    with pytest.raises(PluginError) as caught:
+        leavers(Wrong(answer), ExitTrail(logits, (1,), 4))
+    assert str(caught.value) == (
+        f"exit policy 'wrong' must return 2 truth values, not {what}; correct its leave method"
+    )
+    assert leavers(Wrong(torch.tensor([True, False])), ExitTrail(logits, (1,), 4)).tolist() == [True, False]

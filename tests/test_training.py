@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from compresskit import training
-from compresskit.batches import collate, encode
+from compresskit.batches import LengthGrouped, collate, encode
 from compresskit.catalogue import load_catalogue
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import AddExits
@@ -321,7 +321,7 @@ class Counter(Silent):
 
 @pytest.mark.parametrize(("rows", "batch", "taken"), [(40, 16, 32), (32, 16, 32), (10, 16, 10), (1, 1, 1)])
 def test_a_sampler_yields_whole_batches_as_many_rows_as_it_says(rows, batch, taken):
-    order = training.WholeBatches([3] * rows, batch, seed=1)
+    order = LengthGrouped([3] * rows, batch, seed=1)
     assert len(order) == len(list(order)) == len(set(order)) == taken
 
 

@@ -24,7 +24,8 @@ class HiddenStates(Distiller):
 
     Args:
         average: `examples` is the mean over a text's tokens, then over texts, so that a short text counts as much as a
-            long one; `positions` divides by all positions, those of padding too, as COST-EFF's authors score units.
+            long one; `positions` divides by all positions of the batch, those of padding too. COST-EFF's authors score
+            units by it, on batches that are padded to 128 tokens.
     """
 
     name: ClassVar[str] = "hidden-states"
