@@ -138,6 +138,10 @@ def _tables(data: str, eval_data: str | None, need_train: bool) -> tuple[Table |
         train = open_table(_split_file(path, TRAIN_STEMS)) if need_train else None
         return train, eval_table or open_table(_split_file(path, EVAL_STEMS))
     hub = re.fullmatch(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?", data)
+    if hub is None and not path.exists() and not path.suffix and len(path.parts) == 1:
+        raise DataError(
+            f"there is no {data}; check the path, or give a Hub dataset with its owner, as in nyu-mll/glue:sst2"
+        )
     if path.exists() or hub is None or path.suffix.lower() in ENDINGS:
         table = open_table(path)
         if not need_train:

@@ -137,9 +137,14 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
             f"{verb.label}: batch_size {verb.batch_size} can't be shared equally by {shared}; "
             f"make it a multiple of {parts}"
         )
-    own = len(planned.shape.exits) - planned.shape.read_out
-    if verb.train == "exits" and own < 1:
-        raise RecipeError(f"{verb.label}: 'train: exits' has no exit head to train; put an exit step before it")
+    own = len(planned.shape.exits) - (planned.shape.read_out or verb.train == "shallow-exits")
+    if verb.train != "all" and own < 1:
+        raise RecipeError(f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step before it")
+    if verb.train == "shallow-exits" and verb.exits == "last":
+        raise RecipeError(
+            f"{verb.label}: 'train: shallow-exits' moves nothing that the loss of 'exits: last' depends on; "
+            "leave 'exits: last' out"
+        )
 
 
 def _check_teacher(name: str, student: Checkpoint) -> str:

@@ -106,8 +106,8 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         loss = total(on, student, lesson.teacher, inputs)
         if not loss.requires_grad:
             raise CompresskitError(
-                f"{lesson.options.label}: no loss that is on moves anything, as 'train: exits' moves exit heads alone; "
-                "add a loss of their answers, such as predictions"
+                f"{lesson.options.label}: no loss that is on moves what 'train: {lesson.options.train}' lets move; "
+                "add a loss of the exits' answers, such as predictions"
             )
         return loss
 
@@ -269,9 +269,11 @@ def _optimizer(lesson: Lesson) -> torch.optim.Optimizer:
 
 def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     """Stop what the options say must not move, and return it."""
-    if lesson.options.train == "all":
+    train, model = lesson.options.train, lesson.model
+    if train == "all":
         return []
-    fixed = [p for name, p in lesson.model.named_parameters() if not name.startswith("exits.")]
+    moving = tuple(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth)
+    fixed = [p for name, p in model.named_parameters() if not name.startswith(moving)]
     for parameter in fixed:
         parameter.requires_grad_(False)
     return fixed

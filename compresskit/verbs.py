@@ -169,8 +169,8 @@ class Training(Verb):
     """How the learning rate goes on after the warm-up."""
     exits: Exits = "all"
     """Exits whose losses count."""
-    train: Literal["all", "exits"] = "all"
-    """Parameters that move: all, or those of the exit heads alone."""
+    train: Literal["all", "exits", "shallow-exits"] = "all"
+    """Parameters that move: all, or those of the exit heads alone, or those of every exit head but the last layer's."""
     gradient_equilibrium: bool = True
     """Give each layer the mean, not the sum, of the gradients of the exits above it; acts only with several exits."""
     exit_learning_rate: float | None = Field(default=None, gt=0)

@@ -36,7 +36,8 @@ def main() -> None:
         stale = f"{PAGE} is not what its results give; run python studies/cost_eff_page.py"
         sys.exit(0 if PAGE.read_text(encoding="utf-8") == text else stale)
     PAGE.write_text(text, encoding="utf-8")
-    plot(results)
+    if results:
+        plot(results)
 
 
 def page(results: list[Result]) -> Iterator[str]:
@@ -47,8 +48,8 @@ def page(results: list[Result]) -> Iterator[str]:
     yield "`studies/cost_eff.py` writes."
     yield ""
     yield NOTES.read_text(encoding="utf-8").strip()
-    yield ""
-    yield "![Accuracy against FLOPs reduction](cost-eff.png)"
+    if results:
+        yield from ("", "![Accuracy against FLOPs reduction](cost-eff.png)")
     for family, title in TITLES.items():
         mine = [result for result in results if result["task"].split("-")[0] == family]
         if not mine:

@@ -303,9 +303,7 @@ def test_a_saved_folder_has_all_its_files(tmp_path):
     assert read_record(tmp_path / "new" / "out") is None
 
 
-@pytest.mark.parametrize(
-    ("family", "longest"), [("bert", 40), ("roberta", 39), ("xlm-roberta", 39), ("electra", 40)]
-)
+@pytest.mark.parametrize(("family", "longest"), [("bert", 40), ("roberta", 39), ("xlm-roberta", 39), ("electra", 40)])
 def test_texts_are_not_cut_to_more_tokens_than_there_are_positions_for(tmp_path, family, longest):
     """RoBERTa numbers positions from its padding id + 1 on, here from 1, so the first is never used."""
     save_tiny(tmp_path / "model", model_type=family, max_position_embeddings=40)

@@ -99,7 +99,11 @@ def test_every_format_gives_the_same_corpus(here, ending):
 @pytest.mark.parametrize(
     ("files", "data", "expected"),
     [
-        ({"a_csv": CSV}, "none", "there is no none; check the path"),
+        (
+            {"a_csv": CSV},
+            "none",
+            "there is no none; check the path, or give a Hub dataset with its owner, as in nyu-mll/glue:sst2",
+        ),
         ({"a_csv": CSV}, "set/none.csv", "there is no set/none.csv; check the path"),
         (
             {"a_txt": CSV},

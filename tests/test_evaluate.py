@@ -171,6 +171,70 @@ def test_a_policy_without_a_threshold_is_seen_as_it_is():
     assert found.own.histogram == {1: 0, 2: ROWS, 3: 0}
 
 
+@dataclass(frozen=True)
+class Patience(ExitPolicy):
+    """Leaves where the last so many exits each agree with the one before (Zhou et al. 2020, arXiv:2006.04152)."""
+
+    name: ClassVar[str] = "patience"
+
+    patience: int
+    tolerance: float = 0.0
+
+    def leave(self, trail: ExitTrail):
+        if len(trail.logits) <= self.patience:
+            return torch.zeros(len(trail.logits[-1]), dtype=torch.bool)
+        answers = torch.stack(trail.logits[-self.patience - 1 :])  # (exits, alive, outputs)
+        if answers.shape[-1] == 1:
+            return (answers.diff(dim=0).abs() < self.tolerance).squeeze(-1).all(0)
+        return (answers.argmax(-1).diff(dim=0) == 0).all(0)
+
+
+ANSWERS = ((0, 1, 1, 1, 0, 0), (0, 1, 0, 1, 0, 1), (1, 1, 1, 1, 1, 1), (0, 0, 1, 1, 1, 0), (0, 1, 0, 0, 0, 0))
+"""Of six exits, for five examples."""
+
+
+def leaving(monkeypatch, policy, logits):
+    """Where the examples of (examples, exits, outputs) leave: worked out, and in a batch of a model that stops."""
+    rows, depth, outputs = logits.shape
+    simulated = simulate(policy, {number: logits[:, number - 1] for number in range(1, depth + 1)}, depth)
+    model = tiny_compressed(exits=tuple(range(1, depth + 1)), layers=depth, labels=outputs)
+    # Examples are told apart by their length, which survives the packing.
+    monkeypatch.setattr(model, "answer", lambda number, hidden, mask: logits[mask.sum(1) - 1, number - 1])
+    model.policy = policy
+    mask = torch.ones(rows, rows, dtype=torch.long).tril()
+    with torch.no_grad():
+        found = model(torch.full_like(mask, 7), attention_mask=mask)
+    assert torch.equal(found.logits, logits[torch.arange(rows), found.exits - 1])
+    return simulated.tolist(), found.exits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("patience", "exits"),
+    [
+        (1, [3, 6, 2, 2, 4]),
+        (2, [4, 6, 3, 5, 5]),  # 0, 1, 1, 1 leaves at the fourth
+        (3, [6, 6, 4, 6, 6]),
+        (4, [6, 6, 5, 6, 6]),  # nobody before exit t + 1
+        (5, [6, 6, 6, 6, 6]),
+        (6, [6, 6, 6, 6, 6]),  # as patient as the model is deep
+        (9, [6, 6, 6, 6, 6]),
+    ],
+)
+def test_x4_patience_counts_agreements_in_a_row(monkeypatch, patience, exits):
+    said = torch.tensor(ANSWERS)
+    # How sure an exit is differs from exit to exit, and does not count.
+    logits = torch.nn.functional.one_hot(said, 2) * torch.arange(1.0, said.numel() + 1).reshape(*said.shape, 1)
+    simulated, left = leaving(monkeypatch, Patience(patience), logits)
+    assert simulated == left == exits
+
+
+@pytest.mark.parametrize(("tolerance", "exits"), [(0.0, [6, 6, 6]), (0.25, [2, 5, 6]), (1.5, [2, 2, 2])])
+def test_x4_numbers_agree_where_they_are_near_and_never_at_tolerance_zero(monkeypatch, tolerance, exits):
+    values = torch.tensor([[3.0] * 6, [1.0, 2.0, 3.0, 4.0, 4.125, 5.0], [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
+    simulated, left = leaving(monkeypatch, Patience(1, tolerance), values[..., None])
+    assert simulated == left == exits
+
+
 def test_a_number_has_no_entropy_so_nobody_leaves():
     model = multi_exit(labels=1)
     rows = encoded(model, labels=[row / 7 for row in range(ROWS)])

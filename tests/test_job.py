@@ -197,17 +197,30 @@ def test_a_batch_must_be_shared_equally(job, batch, accumulation, processes, mes
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "step"),
+    ("train", "old", "new", "step"),
     [
-        ("finetune: {epochs: 1}", "finetune: {epochs: 1, train: exits}", "steps[0] finetune"),
-        ("exit: all, by", "exit: [2], pooler: keep, by", "steps[2] distill"),
+        ("exits", "finetune: {epochs: 1}", "finetune: {epochs: 1, train: exits}", "steps[0] finetune"),
+        ("exits", "exit: all, by", "exit: [2], pooler: keep, by", "steps[2] distill"),
+        ("shallow-exits", "finetune: {epochs: 1}", "finetune: {epochs: 1, train: shallow-exits}", "steps[0] finetune"),
+        ("shallow-exits", "exit: all, by", "exit: [2], by", "steps[2] distill"),
+        ("shallow-exits", "exit: all, by", "exit: [2], pooler: keep, by", "steps[2] distill"),
     ],
 )
-def test_training_exits_alone_needs_exits(job, old, new, step):
-    recipe = RECIPE.replace(old, new).replace("epochs: 1, batch_size", "epochs: 1, train: exits, batch_size")
+def test_training_exits_alone_needs_exits(job, train, old, new, step):
+    recipe = RECIPE.replace(old, new).replace("epochs: 1, batch_size", f"epochs: 1, train: {train}, batch_size")
     assert refused(RecipeError, job, recipe=recipe) == (
-        f"{step}: 'train: exits' has no exit head to train; put an exit step before it"
+        f"{step}: 'train: {train}' has no exit head to train; put an exit step before it"
     )
+
+
+def test_training_shallow_exits_needs_their_losses(job):
+    recipe = RECIPE.replace("epochs: 1, batch_size", "epochs: 1, train: shallow-exits, exits: last, batch_size")
+    assert refused(RecipeError, job, recipe=recipe) == (
+        "steps[2] distill: 'train: shallow-exits' moves nothing that the loss of 'exits: last' depends on; "
+        "leave 'exits: last' out"
+    )
+    job(recipe=recipe.replace(", exits: last", ""))
+    job(recipe=recipe.replace(", exits: last", "").replace("exit: all, by", "exit: all, pooler: keep, by"))
 
 
 def test_a_teacher_in_a_folder_is_looked_at_first(job, tmp_path):

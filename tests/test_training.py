@@ -133,7 +133,8 @@ def watched(monkeypatch):
     def note(optimizer, args, kwargs):
         groups = optimizer.param_groups
         gradients = [None if p.grad is None else p.grad.clone() for group in groups for p in group["params"]]
-        steps.append(SimpleNamespace(gradients=gradients, rates=[group["lr"] for group in groups]))
+        moved = [id(p) for group in groups for p in group["params"]]
+        steps.append(SimpleNamespace(gradients=gradients, moved=moved, rates=[group["lr"] for group in groups]))
 
     make = training._optimizer
 
@@ -188,12 +189,24 @@ def test_train_exits_leaves_the_body_bit_for_bit(lesson):
     assert not model.training
 
 
-def test_train_exits_needs_a_loss_of_their_answers(lesson):
+@pytest.mark.parametrize(("exits", "read_out", "trained"), [((1, 2), False, (1,)), ((1, 3), True, (1,))])
+def test_train_shallow_exits_leaves_the_body_and_the_last_exit_bit_for_bit(lesson, exits, read_out, trained):
+    model = student(exits=(), layers=max(exits))
+    perform(AddExits(exits, "cls-tanh", read_out), model)
+    before = weights(model)
+    teach(lesson(model, epochs=2, train="shallow-exits", weight_decay=0.1))
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    assert moved == {f"exits.{layer}.classifier.{part}" for layer in trained for part in ("weight", "bias")}
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("train", ["exits", "shallow-exits"])
+def test_train_exits_needs_a_loss_of_their_answers(lesson, train):
     with pytest.raises(CompresskitError) as caught:
-        teach(lesson(losses={"nothing": Loss(Nothing([], hidden=True))}, train="exits"))
+        teach(lesson(losses={"nothing": Loss(Nothing([], hidden=True))}, train=train))
     assert str(caught.value) == (
-        "steps[0] distill: no loss that is on moves anything, as 'train: exits' moves exit heads alone; "
-        "add a loss of their answers, such as predictions"
+        f"steps[0] distill: no loss that is on moves what 'train: {train}' lets move; "
+        "add a loss of the exits' answers, such as predictions"
     )
 
 
@@ -213,6 +226,54 @@ def test_gradient_equilibrium_acts_only_with_several_exits(lesson):
     assert not lesson(exits="last").equilibrium
     assert lesson().exits == (1, 2)
     assert lesson(exits="last").exits == lesson(student(exits=())).exits == (2,)
+
+
+def gradients_of(lesson, monkeypatch, **options):
+    """What the first and only optimizer step starts from, by name, where a gradient reached it."""
+    model = student(**CALM)
+    with watched(monkeypatch) as steps:
+        teach(lesson(model, epochs=0.25, **options))
+    (step,) = steps
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    found = zip(step.moved, step.gradients, strict=True)
+    return {names[moved]: gradient for moved, gradient in found if gradient is not None}
+
+
+def test_g1_the_trainer_gives_each_layer_the_mean_of_the_gradients_of_the_exits_above(lesson, monkeypatch):
+    summed, balanced = (
+        gradients_of(lesson, monkeypatch, gradient_equilibrium=equilibrium, max_grad_norm=1e9)
+        for equilibrium in (False, True)
+    )
+    assert summed.keys() == balanced.keys()
+    below = ("network.bert.embeddings.", "network.bert.encoder.layer.0.")
+    above = ("network.bert.encoder.layer.1.", "exits.1.", "exits.2.")
+    assert all(any(name.startswith(part) for name in summed) for part in (*below, *above))
+    for name, gradient in summed.items():
+        assert name.startswith((*below, *above))
+        share = 1 / 2 if name.startswith(below) else 1  # two exits above layer 1, one above layer 2
+        torch.testing.assert_close(balanced[name], gradient * share, rtol=1e-6, atol=0, msg=f"{name} is not {share}")
+
+
+def norm(gradients):
+    return torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
+
+
+def test_gradients_are_scaled_down_to_the_norm_of_the_options_and_never_up(lesson, monkeypatch):
+    whole = gradients_of(lesson, monkeypatch, max_grad_norm=1e9)
+    assert norm(whole) > 0.1
+    for longest in (0.01, 0.1):
+        clipped = gradients_of(lesson, monkeypatch, max_grad_norm=longest)
+        assert norm(clipped) == pytest.approx(longest, rel=1e-4)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(clipped[name], gradient * (longest / norm(whole)), rtol=1e-4, atol=1e-9)
+    left = gradients_of(lesson, monkeypatch, max_grad_norm=2 * norm(whole))
+    assert all(torch.equal(left[name], gradient) for name, gradient in whole.items())
+
+
+def test_the_optimizer_is_adamw_with_its_usual_constants(lesson):
+    optimizer = training._optimizer(lesson())
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(group["eps"], group["betas"]) for group in optimizer.param_groups} == {(1e-8, (0.9, 0.999))}
 
 
 # --- learning rates

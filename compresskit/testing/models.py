@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.modules import ExitHead
 from compresskit.surgery import perform, word_embedding
 from compresskit.testing.text import WORDS, sentences
+from compresskit.wording import did_you_mean
 
 PADDING, UNKNOWN, FIRST, SEPARATOR, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = {
@@ -67,8 +70,10 @@ def tiny_model(  # noqa: PLR0913 - all but the first by name
 
     Raises:
         ArchitectureError: the catalogue has no such architecture.
+        TypeError: a keyword is neither named above nor a field of the config.
     """
     anatomy = load_catalogue().anatomy(model_type)
+    _check_fields(model_type, config)
     sizes: dict[str, Any] = {
         anatomy.hidden_size: hidden,
         anatomy.head_total: heads,
@@ -189,6 +194,20 @@ def save_tiny(folder: Path, model_type: str = "bert", *, trained: bool = True, *
         whole.save_pretrained(folder)
         tiny_tokenizer(model_type).save_pretrained(folder)
     return folder
+
+
+def _check_fields(model_type: str, given: Mapping[str, Any]) -> None:
+    """`transformers` keeps whatever it is given in a config, so that a slip of the pen would change nothing."""
+    config = AutoConfig.for_model(model_type)
+    fields = {*config.to_dict(), *config.attribute_map}
+    arguments = [name for name in signature(tiny_model).parameters if name != "config"]
+    for name in given:
+        if name not in fields:
+            hint = did_you_mean(name, [*arguments, *sorted(fields)])
+            raise TypeError(
+                f"'{name}' is no argument of tiny_model and no field of a {model_type} config{hint}; "
+                f"correct it or leave it out (arguments: {', '.join(arguments)})"
+            )
 
 
 def _spread(model: nn.Module) -> None:

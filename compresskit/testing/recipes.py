@@ -21,6 +21,7 @@ def apply_tiny(recipe: str | Path, folder: Path, *overrides: str, model_type: st
 
     Raises:
         CompresskitError: the recipe can't be carried out.
+        TypeError: a keyword is nothing that `tiny_model` takes.
     """
     # The trainer takes seconds to import, which tests of strategies alone should not pay.
     from compresskit.apply import apply

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from compresskit import __version__
-from compresskit.cli import Option, cli
+from compresskit.cli import cli
+from compresskit.cli.options import Option
 
 HEAVY = ("torch", "transformers", "datasets", "rich", "pydantic", "sklearn", "numpy")
 

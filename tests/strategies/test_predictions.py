@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.functional import kl_div
 
 from compresskit import Trace
 from compresskit.strategies.predictions import Predictions
@@ -30,6 +32,40 @@ def test_d1_temperature_without_its_square():
     z, q = random(0).requires_grad_(), random(1)
     Predictions(temperature=5.0).loss(trace({12: z}), trace({12: q}), {}).backward()
     torch.testing.assert_close(z.grad, ((z.detach() / 5).softmax(-1) - (q / 5).softmax(-1)) / (4 * 5))
+
+
+def centred(z, q):
+    """Half the mean-square difference of logits from which each example's mean is taken."""
+    difference = z - q
+    return ((difference - difference.mean(-1, keepdim=True)).square().mean(-1) / 2).mean()
+
+
+def test_d1_hot_predictions_times_the_square_are_half_the_mean_square_of_centred_logits():
+    """KL(teacher, student) T^2 tends to it as T grows, with an error of the order of 1 / T."""
+    z, q = 2 * random(0, classes=5).double(), 2 * random(1, classes=5).double() + 3
+    errors = []
+    for hot in (10.0, 100.0, 1000.0):
+        divergence = kl_div((z / hot).log_softmax(-1), (q / hot).softmax(-1), reduction="batchmean")
+        errors.append(abs(divergence * hot**2 - centred(z, q)).item())
+    assert errors[0] < 0.5 * centred(z, q)
+    assert [one / next_ for one, next_ in pairwise(errors)] == pytest.approx([10, 10], rel=0.2)
+
+
+def test_d1_hot_gradients_times_the_square_pull_centred_logits_together():
+    """Which the loss needs a factor T^2 for, and it has none."""
+    z, q, hot = random(0).requires_grad_(), random(1), 1000.0
+    Predictions(temperature=hot).loss(trace({12: z}), trace({12: q}), {}).backward()
+    (expected,) = torch.autograd.grad(centred(z, q), z)
+    torch.testing.assert_close(z.grad * hot**2, expected, rtol=0, atol=1e-3)
+    assert expected.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_d1_tinybert_divides_by_the_classes_too(classes):
+    """Its soft cross-entropy is a mean over all batch x classes terms (Jiao et al. 2020, released code)."""
+    z, q = random(0, classes), random(1, classes)
+    theirs = -(q.softmax(-1) * z.log_softmax(-1)).mean()
+    torch.testing.assert_close(theirs, Predictions().loss(trace({12: z}), trace({12: q}), {}) / classes)
 
 
 def test_equal_predictions_leave_the_teacher_s_entropy():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from compresskit.errors import SurgeryError
 from compresskit.strategies.svd import Svd
@@ -48,10 +50,35 @@ def test_f5_first_factor_holds_the_singular_values():
     torch.testing.assert_close(gram, torch.diag(gram.diagonal()), rtol=0, atol=1e-4)
 
 
-def test_f6_nothing_as_large_as_a_square_of_the_vocabulary_is_made():
-    """A full U of this matrix would take 14 GB."""
-    table, _ = Svd().factor(weight(60_000, 4), 2, None)
-    assert table.shape == (60_000, 2)
+class Largest(TorchDispatchMode):
+    """Notes how many entries the largest tensor has that an operation makes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return made
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_f6_the_measure_sees_how_large_u_is(full):
+    matrix = weight(500, 8)
+    with Largest() as largest:
+        torch.linalg.svd(matrix, full_matrices=full)
+    assert largest.entries == (500 * 500 if full else 500 * 8)
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(500, 8, 3), (60_000, 4, 2)])
+def test_f6_nothing_larger_than_the_table_itself_is_made(rows, columns, rank):
+    """A full U of the second would take 14 GB."""
+    matrix = weight(rows, columns)
+    with Largest() as largest:
+        table, _ = Svd().factor(matrix, rank, None)
+    assert table.shape == (rows, rank)
+    assert largest.entries == rows * columns  # the table in double precision
 
 
 def test_signs_are_settled():

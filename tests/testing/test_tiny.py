@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -9,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from compresskit.checkpoint import load
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import LayerShape
-from compresskit.testing import WORDS, save_tiny, tiny_compressed, tiny_model, tiny_text, tiny_tokenizer
+from compresskit.testing import WORDS, apply_tiny, save_tiny, tiny_compressed, tiny_model, tiny_text, tiny_tokenizer
 from compresskit.testing.text import OPINIONS
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
@@ -39,6 +41,37 @@ def test_weights_come_from_the_seed_and_from_nothing_else():
     for name, weight in one.state_dict().items():
         assert torch.equal(weight, same.state_dict()[name])
         assert not torch.equal(weight, other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("family", "keyword", "hint"),
+    [
+        ("bert", "family", ""),
+        ("bert", "layer", " (did you mean 'layers'?)"),
+        ("distilbert", "hidden_dropout_prob", ""),
+        ("roberta", "num_labels", " (did you mean 'labels'?)"),
+    ],
+)
+def test_a_keyword_that_would_change_nothing_is_refused(tmp_path, family, keyword, hint):
+    makers = (
+        tiny_model,
+        tiny_compressed,
+        partial(save_tiny, tmp_path / "model"),
+        partial(apply_tiny, "shape-8x", tmp_path / "job"),
+    )
+    for make in makers:
+        with pytest.raises(TypeError) as caught:
+            make(model_type=family, **{keyword: 3})
+        assert str(caught.value) == (
+            f"'{keyword}' is no argument of tiny_model and no field of a {family} config{hint}; correct it or leave it "
+            "out (arguments: model_type, layers, heads, hidden, neurons, vocabulary, labels, seed, trained)"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_fields_of_the_config_are_taken():
+    assert tiny_model(hidden_dropout_prob=0.25).config.hidden_dropout_prob == 0.25
+    assert tiny_model("distilbert", dropout=0.25).config.dropout == 0.25
 
 
 def test_no_weight_of_a_trained_model_is_zero_or_one():

@@ -1,165 +1,46 @@
-"""The command line. The only file that imports click; everything heavy is imported inside the commands."""
+"""The command line. Only this package imports click; everything heavy is imported inside the commands."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from compresskit import __version__
+from compresskit.cli.options import (
+    MOST_GIGABYTES,
+    SEEDS,
+    Commands,
+    columns_option,
+    complete_recipe,
+    count,
+    data_options,
+    folder,
+    is_main_process,
+    json_option,
+    model_option,
+    names_of,
+    option,
+    recipe_argument,
+    run_options,
+    set_option,
+    terminal_for,
+    timing_option,
+)
 from compresskit.errors import CheckpointError, CompresskitError
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from compresskit.checkpoint import Checkpoint
     from compresskit.data import DataOptions
     from compresskit.run import Run
     from compresskit.tables import Table
     from compresskit.terminal import Terminal
-
-Command = Callable[..., Any]
-
-
-class Commands(click.Group):
-    """Turns errors and interrupts into one sentence on stderr and an exit code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they are defined."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command: exit code 1 for what the user can mend, 130 when interrupted."""
-        try:
-            return super().invoke(ctx)
-        except CompresskitError as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            kept = " Finished steps are kept, and the same command goes on after them."
-            click.echo(f"Stopped.{kept if ctx.invoked_subcommand == 'apply' else ''}", err=True)
-            ctx.exit(130)
-
-
-class Option(click.Option):
-    """An option of which only the first spelling is shown; the others are Hugging Face's names for the same thing."""
-
-    @contextmanager
-    def _first_alone(self) -> Iterator[None]:
-        every, self.opts = self.opts, self.opts[:1]
-        try:
-            yield
-        finally:
-            self.opts = every
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """As click does, without the other spellings."""
-        with self._first_alone():
-            return super().get_help_record(ctx)
-
-    def get_error_hint(self, ctx: click.Context | None) -> str:
-        """As click does, without the other spellings."""
-        with self._first_alone():
-            return super().get_error_hint(ctx)
-
-
-SEEDS = 2**32 - 1
-MOST_GIGABYTES = 2**20
-
-
-def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A click option; each name may be spelt with hyphens or with underscores."""
-    both = [spelling for name in names for spelling in (name, _swap(name, "-", "_"), _swap(name, "_", "-"))]
-    return click.option(*dict.fromkeys(both), cls=Option, **settings)
-
-
-def _swap(name: str, old: str, new: str) -> str:
-    return "--" + name[2:].replace(old, new) if name.startswith("--") and "/" not in name else name
-
-
-def _complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    shipped = sorted(path.stem for path in (Path(__file__).parent / "recipes").glob("*.yaml"))
-    names = [CompletionItem(name) for name in shipped if name.startswith(incomplete)]
-    return [*names, CompletionItem(incomplete, type="file")]
-
-
-count = click.IntRange(min=1)
-folder = click.Path(path_type=Path)
-recipe_argument = click.argument("recipe", shell_complete=_complete_recipe)
-set_option = option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="As in steps.3.epochs=1.")
-json_option = option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-model_option = option("--model", "--model_name_or_path", required=True, metavar="M", help="Folder or Hub id.")
-columns_option = option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text.")
-timing_option = option("--timing/--no-timing", default=True, show_default=True, help="Measure milliseconds here.")
-
-DATA_OPTIONS = (
-    option("--eval-data", "--validation_file", metavar="FILE", help="Rows to evaluate on, where --data has none."),
-    columns_option,
-    option("--label-column", "--label_column_name", metavar="Y", help="The column of labels."),
-    option("--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", show_default=True),
-    option("--max-eval-rows", "--max_eval_samples", type=count, metavar="N", help="Draw N evaluation rows."),
-)
-RUN_OPTIONS = (
-    option(
-        "--max-tokens",
-        "--max_seq_length",
-        type=count,
-        default=128,
-        show_default=True,
-        metavar="N",
-        help="Cut longer texts.",
-    ),
-    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-    option("--quiet", is_flag=True, help="No progress and no messages."),
-)
-
-
-def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
-    for add in reversed(options):
-        command = add(command)
-    return command
-
-
-def data_options(command: Command) -> Command:
-    """The options that say how to read the data, handed to the command as one `DataOptions`."""
-
-    @functools.wraps(command)
-    def with_data(
-        *, eval_data: Any, text_columns: Any, label_column: Any, task: Any, max_eval_rows: Any,
-        max_train_rows: Any = None, **others: Any,
-    ) -> Any:  # fmt: skip
-        from compresskit.data import DataOptions
-
-        columns = _names(text_columns)
-        options = DataOptions(columns, label_column, task, eval_data, max_train_rows, max_eval_rows)
-        return command(options=options, **others)
-
-    return _with(DATA_OPTIONS, with_data)
-
-
-def run_options(command: Command) -> Command:
-    """The options about this machine, handed to the command as a `Run` and the `Terminal` that shows its progress."""
-
-    @functools.wraps(command)
-    def with_run(*, max_tokens: int, device: str, precision: str, quiet: bool, **others: Any) -> Any:
-        from compresskit.run import Run, pick_bf16, pick_device
-
-        terminal, picked = _terminal(quiet), pick_device(device)
-        run = Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
-        return command(run=run, terminal=terminal, **others)
-
-    return _with(RUN_OPTIONS, with_run)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -205,7 +86,7 @@ def apply(
         raise click.UsageError(f"--cache-gigabytes {cache_gigabytes}: give a number of gigabytes from 0")
     run = replace(run, cache_bytes=int(cache_gigabytes * 2**30), trackers=trackers)
     report = applying.apply(resolved, model, data, replace(options, seed=resolved.seed), out, run, reuse)
-    if not _is_main_process():
+    if not is_main_process():
         return
     if as_json:
         _print_json(report.to_json())
@@ -230,7 +111,7 @@ def plan(*, recipe: str, model: str, overrides: Sequence[str], num_labels: int |
     if as_json:
         _print_json(planned.to_json())
     else:
-        _print_tables(_terminal(), plan_tables(planned))
+        _print_tables(terminal_for(), plan_tables(planned))
 
 
 @cli.command()
@@ -319,7 +200,7 @@ def predict(
         raise click.UsageError("give --input and --output, or --text")
     ready = _load(model, run)
     if source and target:
-        rows = predicting.predict(ready.model, ready.tokenizer, source, target, run, _names(text_columns))
+        rows = predicting.predict(ready.model, ready.tokenizer, source, target, run, names_of(text_columns))
         terminal.say(f"{rows:,} rows written to {target}")
         return
     answers = predicting.predict_texts(ready.model, ready.tokenizer, texts, run)
@@ -344,20 +225,20 @@ def strategies(*, name: str | None, as_json: bool) -> None:
         listed = [{"kind": entry.kind, "name": entry.name, "summary": entry.summary} for entry in entries]
         _print_json([row | asdict(entry.origin) for row, entry in zip(listed, entries, strict=True)])
     elif name is None:
-        _print_tables(_terminal(), catalogue_tables(entries))
+        _print_tables(terminal_for(), catalogue_tables(entries))
     else:
         click.echo("\n\n".join(manual_page(entry) for entry in entries))
 
 
 @cli.command()
-@click.argument("name", required=False, shell_complete=_complete_recipe)
+@click.argument("name", required=False, shell_complete=complete_recipe)
 def recipes(*, name: str | None) -> None:
     """List the shipped recipes, or print one to start from."""
     from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
     from compresskit.views import recipe_table
 
     if name is None:
-        _print_tables(_terminal(), [recipe_table([read_recipe(shipped) for shipped in recipes_shipped()])])
+        _print_tables(terminal_for(), [recipe_table([read_recipe(shipped) for shipped in recipes_shipped()])])
     else:
         click.echo(recipe_text(name), nl=False)
 
@@ -387,17 +268,6 @@ def completion(*, shell: str) -> None:
     click.echo(found(cli, {}, "compresskit", "_COMPRESSKIT_COMPLETE").source())
 
 
-def _terminal(quiet: bool = False) -> Terminal:
-    from compresskit.terminal import Terminal
-
-    return Terminal(quiet=quiet or not _is_main_process())
-
-
-def _is_main_process() -> bool:
-    """Of several processes under `accelerate launch` or `torchrun`, only the first one talks."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _load(model: str, run: Run) -> Checkpoint:
     """A model that can answer: on its device, in eval mode."""
     from compresskit.checkpoint import load
@@ -408,10 +278,6 @@ def _load(model: str, run: Run) -> Checkpoint:
     ready.check_length(run.max_tokens)
     ready.model.to(run.device).eval()
     return ready
-
-
-def _names(columns: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in columns.split(",")) if columns else None
 
 
 def _numbers(listed: str | None) -> list[float] | None:
@@ -434,7 +300,7 @@ def _warn(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as a sentence; the line of code that it came from helps nobody here."""
     from compresskit.terminal import Terminal
 
-    Terminal(quiet=not _is_main_process()).warn(str(message))
+    Terminal(quiet=not is_main_process()).warn(str(message))
 
 
 def main() -> None:
