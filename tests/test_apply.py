@@ -43,8 +43,8 @@ steps:
   save_as: coach
 - repeat: 2
   steps:
-  - {prune: heads, by: taylor, keep: 1/2, teacher: coach, loss: predictions, portion: 0.5}
-  - {prune: neurons, by: magnitude, keep: 1/4, teacher: coach, loss: predictions, portion: 0.5}
+  - {prune: heads, by: taylor, keep: 1/2, teacher: coach, loss: {predictions: 0.9, labels: 0.1}, portion: 0.5}
+  - {prune: neurons, by: magnitude, keep: 1/4, teacher: coach, loss: {predictions: 0.9, labels: 0.1}, portion: 0.5}
   - {factorize: word-embeddings, by: svd, rank: 1/2}
   - {distill: coach, by: [hidden-states, predictions], epochs: 1, batch_size: 16, learning_rate: 1e-3}
 """
