@@ -98,8 +98,8 @@ def main() -> None:
     catalogue = load_catalogue()
     names = ("hidden-states", "predictions")
     losses = {name: Loss(cast(Distiller, catalogue.strategy("distiller", name)())) for name in names}
-    options = {"distill": "teacher", "by": losses, "epochs": 1.0, "warmup": 0.0, "schedule": "constant"}
-    verb = Distill.model_validate(options)
+    settings = {"distill": "teacher", "by": losses, "epochs": 1.0, "warmup": 0.0, "schedule": "constant"}
+    verb = Distill.model_validate(settings)
     ratios = []
     for number in range(options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
