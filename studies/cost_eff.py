@@ -22,7 +22,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "cost-eff"
 RECIPES = ("cost-eff-8x", "cost-eff-2x")
 HEAD = ("--set", "steps.1.head=mean-tanh", "--set", "steps.3.exit_learning_rate=1e-3")
-"""Chosen on rows held out of train: see docs/results/cost-eff.md, exit heads."""
+"""To be confirmed on rows held out of train: see docs/results/cost-eff.md, exit heads."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +55,19 @@ def shared_data() -> Path:
     if not (folder / "glue").is_dir():
         pytest.skip(f"no real text in {folder}; set COMPRESSKIT_DATA to the folder that holds glue/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs `apply` in processes of its own, which need not import everything again; see zygote.py."""
+    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+
+        def run(**what: Any) -> dict[str, Any]:
+            process.stdin.write(json.dumps(what) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield run
+        process.stdin.close()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -33,22 +30,6 @@ steps:
 - {factorize: word-embeddings, by: svd, rank: 1/2}
 - {distill: coach, by: predictions, epochs: 1, batch_size: 16, learning_rate: 1e-3, exits: last}
 """
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    """Runs `apply` in processes of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("zygote.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
-
-        def run(**what):
-            process.stdin.write(json.dumps(what) + "\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
-        yield run
-        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
