@@ -24,6 +24,7 @@ from compresskit.losses import Losses, needs_hidden, switched_on, total
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
+from compresskit.runtime.processor import quick_dropout
 from compresskit.teachers import Teacher
 from compresskit.verbs import Training
 from compresskit.writing import saving
@@ -165,7 +166,8 @@ def teach(lesson: Lesson) -> float:
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)
     before += time.perf_counter() - began
-    with quiet(), lesson.run.progress.task("training", steps) as task:
+    processor = quick_dropout(lesson.model, lesson.run.device)
+    with quiet(), processor, lesson.run.progress.task("training", steps) as task:
         trainer = LossTrainer(lesson, task, before)
         trainer.train(resume_from_checkpoint=checkpoint)
     # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next step would wrap it again.

@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,11 @@ def page(results: list[Result]) -> Iterator[str]:
     yield "Made by `python studies/cost_eff_page.py` from the files in [cost-eff/](cost-eff/), which"
     yield "`studies/cost_eff.py` writes."
     yield ""
-    yield NOTES.read_text(encoding="utf-8").strip()
+    lines = (HERE / "cost-eff" / "held-out.jsonl").read_text(encoding="utf-8").splitlines()
+    trials = [json.loads(line) for line in lines]
+    for line in NOTES.read_text(encoding="utf-8").strip().splitlines():
+        table = TABLES.get(line)
+        yield from table(trials) if table else (line,)
     if results:
         yield from ("", "![Accuracy against FLOPs reduction](cost-eff.png)")
     for family, title in TITLES.items():
@@ -59,6 +63,69 @@ def page(results: list[Result]) -> Iterator[str]:
         yield from models(mine)
         for result in mine:
             yield from details(result)
+
+
+def exit_heads(trials: list[Result]) -> Iterator[str]:
+    """Accuracy of every exit, one row a setting."""
+    rows = [trial for trial in trials if trial["name"].startswith("exit-heads")]
+    exits = len(rows[0]["accuracy"]["model"])
+    yield table_line(["settings", "teacher", *(f"exit {number}" for number in range(1, exits + 1))])
+    yield table_line(["---", *["---:"] * (1 + exits)])
+    for trial in rows:
+        scores = trial["accuracy"]["teacher"] + trial["accuracy"]["model"]
+        yield table_line([settings(trial), *(f"{score:.4f}" for score in scores)])
+
+
+def finetunes(trials: list[Result]) -> Iterator[str]:
+    """Mean accuracy over the splits, one row a setting, one column a data set."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for trial in trials:
+        study, source, *_ = trial["name"].split("_")
+        if study == "finetune":
+            seen.setdefault(settings(trial), {}).setdefault(source, []).append(trial["accuracy"]["model"][-1])
+    sources = {source: len(scores) for source, scores in next(iter(seen.values())).items()}
+    splits = [f"{source} ({count} {'split' if count == 1 else 'splits'})" for source, count in sources.items()]
+    yield table_line(["settings", *splits])
+    yield table_line(["---", *["---:"] * len(sources)])
+    for row, scores in seen.items():
+        yield table_line([row, *(f"{statistics.mean(scores[s]):.4f}" if s in scores else "" for s in sources)])
+
+
+def schedules(trials: list[Result]) -> Iterator[str]:
+    """Accuracy at the last exit, one row a schedule, one column a split."""
+    seen: dict[str, list[Result]] = {}
+    for trial in trials:
+        if trial["name"].startswith("schedule"):
+            seen.setdefault(settings(trial), []).append(trial)
+    first = next(iter(seen.values()))
+    yield table_line(["settings", *(f"split {number}" for number in range(len(first))), "mean"])
+    yield table_line(["---", *["---:"] * (len(first) + 1)])
+    for name in ("teacher", "assistant"):
+        yield table_line([f"({name})", *last_exits(first, name)])
+    for row, mine in seen.items():
+        yield table_line([row, *last_exits(mine, "model")])
+
+
+def last_exits(trials: list[Result], name: str) -> list[str]:
+    """Accuracy of each trial's last exit, then their mean."""
+    scores = [trial["accuracy"][name][-1] for trial in trials]
+    return [f"{score:.4f}" for score in (*scores, statistics.mean(scores))]
+
+
+def settings(trial: Result) -> str:
+    """What was set, as code; settings that all schedules share are left out."""
+    words = trial["command"].split(" --set ")[1:]
+    shown = [word.strip("'") for word in words]
+    if trial["name"].startswith("schedule"):
+        shown = shown[2:]
+    return "<br>".join(f"`{setting}`" for setting in shown) or "as the recipe stands"
+
+
+TABLES: dict[str, Callable[[list[Result]], Iterator[str]]] = {
+    "<!-- table: exit heads -->": exit_heads,
+    "<!-- table: fine-tuning -->": finetunes,
+    "<!-- table: schedules -->": schedules,
+}
 
 
 def models(results: list[Result]) -> Iterator[str]:

@@ -1,29 +1,172 @@
-"""Splits training rows into rows to learn from and rows to choose by, so that no choice sees the rows reported on.
+"""Compares settings on rows held out of train, so that no choice sees the rows that are reported on.
 
-python studies/held_out.py GLUE/SST-2 work/sst2-held-out --train 6000 --dev 1000
+Interrupt it at will and start it again.
+
+    python studies/held_out.py --model CHECKPOINT --data DATA --work WORK [--workers 2] [--only exit-heads finetune]
+
+DATA holds glue/SST-2, glue/MRPC, glue/QNLI-dev-split and SICK, each with train.tsv. WORK takes the rows and the models.
+Each trial adds a line to docs/results/cost-eff/held-out.jsonl; `python studies/cost_eff_page.py` makes the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
+
+from cost_eff import command
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "docs" / "results" / "cost-eff" / "held-out.jsonl"
+HEAD = ("steps.1.head=mean-tanh", "steps.3.exit_learning_rate=1e-3")
+GROWING = ("steps.4.steps.3.learning_rate=2e-5", "steps.4.steps.3.restore=0.12")
+"""As in COST-EFF's released code the learning rate grows with every round; there it begins at 1e-5."""
+ROUNDS = "steps.4.steps.3.by=[hidden-states, predictions]"
+RECOVERY = "steps.5.by=[hidden-states, predictions]"
+RATES = (*product(("3e-5", "5e-5"), (2, 3, 4, 6)), ("8e-5", 4), ("1e-4", 4))
+SCHEDULES: tuple[tuple[str, ...], ...] = (
+    (*HEAD, *GROWING),
+    (*HEAD, *GROWING, "steps.5.epochs=6", "steps.6.epochs=10"),
+    (*HEAD, *GROWING, "steps.5.learning_rate=2e-4", "steps.6.learning_rate=1e-4"),
+    (*HEAD, *GROWING, RECOVERY),
+    (*HEAD, *GROWING, ROUNDS, RECOVERY),
+    HEAD,
+    (*HEAD, ROUNDS, RECOVERY),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    Args:
+        folder: below DATA.
+        train: rows to learn from.
+        dev: rows to choose by.
+        tokens: `--max-tokens`.
+    """
+
+    folder: str
+    train: int
+    dev: int
+    tokens: int
+
+
+SOURCES = {
+    "sst2-5000": Source("glue/SST-2", 5000, 1500, 72),
+    "sst2": Source("glue/SST-2", 12000, 3000, 64),
+    "mrpc": Source("glue/MRPC", 3267, 400, 72),
+    "qnli": Source("glue/QNLI-dev-split", 3763, 700, 128),
+    "sick": Source("SICK", 3800, 700, 64),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe with some settings on one split.
+
+    Args:
+        study: which comparison it belongs to.
+        source: key of `SOURCES`.
+        split: seed of the drawing of rows.
+        seed: of the recipe.
+        recipe: a shipped one, or a file in this folder.
+        settings: for `--set`.
+    """
+
+    study: str
+    source: str
+    split: int
+    seed: int
+    recipe: str
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A folder's name that tells this trial from the others."""
+        return "_".join([self.study, self.source, str(self.split), *self.settings]).translate(
+            str.maketrans("[], ", "()+-")
+        )
+
+    @property
+    def command(self) -> list[str]:
+        """With placeholders for the places."""
+        words = ["apply", self.recipe, "--model", "CHECKPOINT", "--data", f"WORK/{self.source}-{self.split}"]
+        words += ["--out", "OUT", "--max-tokens", str(SOURCES[self.source].tokens), "--seed", str(self.seed)]
+        return words + [word for setting in self.settings for word in ("--set", setting)]
+
+
+def trials() -> Iterator[Trial]:
+    """Everything that is compared."""
+    heads: tuple[tuple[str, ...], ...] = ((), HEAD[:1], HEAD[1:], HEAD)
+    for head in heads:
+        yield Trial("exit-heads", "sst2-5000", 7, 42, "exit-heads.yaml", head)
+    for source, splits in (("mrpc", 5), ("qnli", 2), ("sick", 2), ("sst2", 1)):
+        for rate, epochs in RATES:
+            for split in range(splits):
+                settings = (f"steps.0.finetune.epochs={epochs}", f"steps.0.finetune.learning_rate={rate}")
+                yield Trial("finetune", source, split, 42 + split, "finetune.yaml", settings)
+    for schedule in SCHEDULES:
+        for split in range(3):
+            yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
 
 
 def main() -> None:
-    """Draw without replacement from train.tsv; write train.tsv and dev.tsv, header kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, help="folder with train.tsv")
-    parser.add_argument("target", type=Path, help="folder to write")
-    parser.add_argument("--train", type=int, required=True, help="rows to learn from")
-    parser.add_argument("--dev", type=int, required=True, help="rows to choose by")
-    parser.add_argument("--seed", type=int, default=7)
+    """Do every trial that has no line yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1, help="trials side by side")
+    parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule"])
     options = parser.parse_args()
-    header, *rows = (options.source / "train.tsv").read_text(encoding="utf-8-sig").splitlines()
-    drawn = random.Random(options.seed).sample(rows, options.train + options.dev)  # noqa: S311 - not a secret
-    options.target.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.tsv", drawn[: options.train]), ("dev.tsv", drawn[options.train :])):
-        (options.target / name).write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
+    done = {json.loads(line)["name"] for line in lines}
+    left = [t for t in trials() if t.name not in done and t.study in options.only]
+    for source, split in sorted({(trial.source, trial.split) for trial in left}):
+        hold_out(options.data / SOURCES[source].folder, options.work / f"{source}-{split}", SOURCES[source], split)
+    with ThreadPoolExecutor(options.workers) as pool:
+        for line in pool.map(partial(run, model=options.model, work=options.work), left):
+            with RESULTS.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def hold_out(source: Path, target: Path, sizes: Source, split: int) -> None:
+    """Draw without replacement from train.tsv; write train.tsv and dev.tsv, header kept."""
+    header, *rows = (source / "train.tsv").read_text(encoding="utf-8-sig").splitlines()
+    drawn = random.Random(split).sample(rows, sizes.train + sizes.dev)  # noqa: S311 - not a secret
+    target.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train.tsv", drawn[: sizes.train]), ("dev.tsv", drawn[sizes.train :])):
+        (target / name).write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+
+
+def run(trial: Trial, model: Path, work: Path) -> str:
+    """Apply the recipe and evaluate the teacher, the assistant and the result; one line of JSON."""
+    out, data = work / trial.name, trial.command[5]
+    recipe = HERE / trial.recipe
+    places = {"CHECKPOINT": str(model), "OUT": str(out), data: str(work / data.removeprefix("WORK/"))}
+    places |= {trial.recipe: str(recipe)} if recipe.is_file() else {}
+    command([places.get(word, word) for word in trial.command] + ["--json"])
+    steps = [json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))]
+    saved = {name: out / folder for step in steps for name, folder in (step["saved"] or {}).items()}
+    models = {name: saved[name] for name in ("teacher", "assistant") if name in saved} | {"model": out}
+    length = ["--max-tokens", str(SOURCES[trial.source].tokens), "--no-timing", "--json"]
+    scores = {}
+    for name, folder in models.items():
+        found = json.loads(command(["evaluate", str(folder), "--data", places[data], *length]))
+        scores[name] = [round(score["accuracy"], 4) for score in found["per_exit"]]
+    shown = shlex.join(["compresskit", *trial.command])
+    record = json.loads((out / "compression.json").read_text())
+    machine = record["report"]["model"]["milliseconds"][0]["processor"]
+    found = {"name": trial.name, "command": shown, "machine": machine, "torch": record["versions"]["torch"]}
+    return json.dumps(found | {"accuracy": scores})
 
 
 if __name__ == "__main__":

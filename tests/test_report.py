@@ -144,7 +144,7 @@ Milliseconds per example, measured on Some CPU, 2 threads, float32.
 | model | batch | tokens | milliseconds | quartiles |
 | --- | ---: | ---: | ---: | ---: |
 | original, full depth | 1 | 128 | 80.00 | 79.90 to 80.10 |
-| small, leaving early | 1 | 128 | 8.00 | 7.90 to 8.10 |
+| compressed, leaving early | 1 | 128 | 8.00 | 7.90 to 8.10 |
 
 Per example, measured on Some CPU, 2 threads, float32.
 

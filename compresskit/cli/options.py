@@ -146,7 +146,9 @@ def run_options(command: Command) -> Command:
     @functools.wraps(command)
     def with_run(*, max_tokens: int, device: str, precision: str, quiet: bool, **others: Any) -> Any:
         from compresskit.run import Run, pick_bf16, pick_device
+        from compresskit.runtime.processor import keep_freed_memory
 
+        keep_freed_memory()
         terminal, picked = terminal_for(quiet), pick_device(device)
         run = Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
         return command(run=run, terminal=terminal, **others)
