@@ -31,6 +31,7 @@ from compresskit.edits import AddExits
 from compresskit.interfaces import Distiller
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run, pick_bf16
+from compresskit.runtime.processor import keep_freed_memory, quick_dropout
 from compresskit.surgery import perform
 from compresskit.teachers import Teacher
 from compresskit.training import Lesson, teach
@@ -56,7 +57,8 @@ def bare(
     optimizer = torch.optim.AdamW(groups, lr=2e-5, fused=True)
     began = time.perf_counter()
     for batch, (logits, hidden) in zip(batches, said, strict=True):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        # The dropout of both is the same, so that the ratio is that of what is around the arithmetic.
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), quick_dropout(model, "cpu"):
             trace = model.trace(batch, hidden=True, gradient_equilibrium=True)
         mask = batch["attention_mask"].float()
         weights = mask / (mask.sum(1, keepdim=True) * len(mask))
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    keep_freed_memory()
     run = Run(bf16=pick_bf16("auto", "cpu"), max_tokens=72)
     corpus = load_corpus(options.data, DataOptions(max_train_rows=BATCH * options.steps))
     assert corpus.train is not None

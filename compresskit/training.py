@@ -170,9 +170,11 @@ def teach(lesson: Lesson) -> float:
     with quiet(), processor, lesson.run.progress.task("training", steps) as task:
         trainer = LossTrainer(lesson, task, before)
         trainer.train(resume_from_checkpoint=checkpoint)
-    # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next step would wrap it again.
+    # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next training would wrap it again. It also leaves a
+    # mark on the model, for which the next training would not wrap it at all and go on in fp32.
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    lesson.model.__dict__.pop("forward", None)
+    for name in ("forward", "_is_accelerate_prepared"):
+        lesson.model.__dict__.pop(name, None)
     trainer.accelerator.free_memory()
     for parameter in moving:
         parameter.requires_grad_(True)

@@ -445,6 +445,16 @@ def test_bf16_is_used_and_losses_are_in_fp32_and_the_next_run_may_be_in_fp32(les
     torch.testing.assert_close(rounded, exact, rtol=0, atol=3e-3)
 
 
+def test_every_training_of_a_model_has_the_precision_that_it_was_given(lesson):
+    model, seen = student(), []
+    linear = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    linear.register_forward_hook(lambda module, given, answer: seen.append(answer.dtype))
+    for bf16 in (True, True, False, True):
+        seen.clear()
+        teach(lesson(model, run=Run(bf16=bf16), epochs=0.25))
+        assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
+
+
 def test_one_process_trains_on_one_gpu_however_many_there_are(lesson, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     arguments = training._arguments(lesson(run=Run(device="cuda")))
