@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
     if library is None or not hasattr(library, "gnu_get_libc_version"):
         return False
     settings = ((MMAP_THRESHOLD, 2**30), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, 2**26))
-    return min(library.mallopt(name, value) for name, value in settings) == 1
+    return bool(min(library.mallopt(name, value) for name, value in settings))
 
 
 class BitDropout(nn.Dropout):
