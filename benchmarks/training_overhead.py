@@ -56,22 +56,23 @@ def bare(
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=2e-5, fused=True)
     began = time.perf_counter()
-    for batch, (logits, hidden) in zip(batches, said, strict=True):
-        # The dropout of both is the same, so that the ratio is that of what is around the arithmetic.
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), quick_dropout(model, "cpu"):
-            trace = model.trace(batch, hidden=True, gradient_equilibrium=True)
-        mask = batch["attention_mask"].float()
-        weights = mask / (mask.sum(1, keepdim=True) * len(mask))
-        loss = sum(
-            ((ours.float() - theirs.float()).square().mean(-1) * weights).sum()
-            for ours, theirs in zip(trace.hidden, hidden, strict=True)
-        )
-        for number, z in trace.logits.items():
-            loss = loss - (softmax(logits[number], -1) * log_softmax(z.float(), -1)).sum(-1).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    # The dropout of both is the same, so that the ratio is that of what is around the arithmetic.
+    with quick_dropout(model, "cpu"):
+        for batch, (logits, hidden) in zip(batches, said, strict=True):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                trace = model.trace(batch, hidden=True, gradient_equilibrium=True)
+            mask = batch["attention_mask"].float()
+            weights = mask / (mask.sum(1, keepdim=True) * len(mask))
+            loss = sum(
+                ((ours.float() - theirs.float()).square().mean(-1) * weights).sum()
+                for ours, theirs in zip(trace.hidden, hidden, strict=True)
+            )
+            for number, z in trace.logits.items():
+                loss = loss - (softmax(logits[number], -1) * log_softmax(z.float(), -1)).sum(-1).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
     return time.perf_counter() - began
 
 

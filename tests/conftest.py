@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -55,6 +56,15 @@ def shared_data() -> Path:
     if not (folder / "glue").is_dir():
         pytest.skip(f"no real text in {folder}; set COMPRESSKIT_DATA to the folder that holds glue/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def light_collections() -> Iterator[None]:
+    """Each training collects garbage; what is here already need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

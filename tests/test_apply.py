@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import shutil
 from types import SimpleNamespace
@@ -50,18 +49,11 @@ steps:
 """
 STEPS = ["finetune", "exit", "distill", "prune", "factorize", "distill", "prune", "factorize", "distill"]
 
+pytestmark = pytest.mark.usefixtures("light_collections")
+
 
 class Interruption(BaseException):
     """As a kill, but the test lives on."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _light_collections():
-    """Each training collects garbage; what is here already need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -34,17 +33,8 @@ from compresskit.testing import tiny_model, tiny_text, tiny_tokenizer
 from compresskit.training import WHOLE, Lesson, last_checkpoint, optimizer_steps, teach
 from compresskit.verbs import Distill, Loss
 
-pytestmark = pytest.mark.usefixtures("_light_collections")
+pytestmark = pytest.mark.usefixtures("light_collections")
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-@pytest.fixture(scope="module")
-def _light_collections():
-    """Each training collects garbage; what is here already need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @dataclass(frozen=True)

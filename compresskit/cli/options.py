@@ -148,8 +148,9 @@ def run_options(command: Command) -> Command:
         from compresskit.run import Run, pick_bf16, pick_device
         from compresskit.runtime.processor import keep_freed_memory
 
-        keep_freed_memory()
         terminal, picked = terminal_for(quiet), pick_device(device)
+        if picked == "cpu":
+            keep_freed_memory()
         run = Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
         return command(run=run, terminal=terminal, **others)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ SIZES = {"layers": 2, "heads": 12, "hidden": 48, "neurons": 48}
 ROUNDS = 2
 BODY, FIRST, LAST = "body", "exit 1", "exit 2"
 HIDDEN, SOFT, HARD = "hidden-states", "predictions", "labels"
+pytestmark = pytest.mark.usefixtures("light_collections")
 
 
 @dataclass
@@ -39,15 +39,6 @@ class Asked:
     exits: tuple[int, ...]
     equilibrium: bool
     moved: set[str] | None = None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _light_collections():
-    """Each training collects garbage; what is here already need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
