@@ -1,4 +1,4 @@
-"""What keeping freed memory and drawing dropout from bits save in a training step on a processor.
+"""What keeping freed memory, drawing dropout from bits and plain attention save in a training step on a processor.
 
     python benchmarks/processor.py --model CHECKPOINT
 
@@ -21,16 +21,23 @@ from torch.nn.functional import cross_entropy
 from compresskit.checkpoint import load
 from compresskit.edits import AddExits
 from compresskit.run import pick_bf16
-from compresskit.runtime.processor import keep_freed_memory, quick_dropout
+from compresskit.runtime import processor
 from compresskit.surgery import perform
 
-SETTINGS = {"neither": (), "freed memory kept": ("keep",), "and dropout from bits": ("keep", "bits")}
+SETTINGS = {
+    "none of it": (),
+    "freed memory kept": ("keep",),
+    "and dropout from bits": ("keep", "bits"),
+    "and plain attention": ("keep", "bits", "plain"),
+}
 
 
 def step_times(path: str, steps: int, settings: list[str]) -> list[float]:
     """Seconds of each step, without the first three."""
     if "keep" in settings:
-        keep_freed_memory()
+        processor.keep_freed_memory()
+    if "plain" not in settings:
+        processor.attend = torch.nn.functional.scaled_dot_product_attention
     torch.manual_seed(0)
     model = load(path, ("0", "1")).model
     perform(AddExits(tuple(range(1, model.depth + 1)), "mean-tanh", False), model)
@@ -39,7 +46,7 @@ def step_times(path: str, steps: int, settings: list[str]) -> list[float]:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     times = []
-    with quick_dropout(model, "cpu") if "bits" in settings else nullcontext():
+    with processor.quick_gradients(model, "cpu") if "bits" in settings else nullcontext():
         for _ in range(steps + 3):
             began = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=pick_bf16("auto", "cpu")):
@@ -57,7 +64,9 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--one", nargs="*", choices=["keep", "bits"], help="run this setting here and print seconds")
+    parser.add_argument(
+        "--one", nargs="*", choices=["keep", "bits", "plain"], help="run this setting here and print seconds"
+    )
     options = parser.parse_args()
     if options.one is not None:
         print(statistics.median(step_times(options.model, options.steps, options.one)))

@@ -31,7 +31,7 @@ from compresskit.edits import AddExits
 from compresskit.interfaces import Distiller
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run, pick_bf16
-from compresskit.runtime.processor import keep_freed_memory, quick_dropout
+from compresskit.runtime.processor import keep_freed_memory, quick_gradients
 from compresskit.surgery import perform
 from compresskit.teachers import Teacher
 from compresskit.training import Lesson, teach
@@ -57,7 +57,7 @@ def bare(
     optimizer = torch.optim.AdamW(groups, lr=2e-5, fused=True)
     began = time.perf_counter()
     # The dropout of both is the same, so that the ratio is that of what is around the arithmetic.
-    with quick_dropout(model, "cpu"):
+    with quick_gradients(model, "cpu"):
         for batch, (logits, hidden) in zip(batches, said, strict=True):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 trace = model.trace(batch, hidden=True, gradient_equilibrium=True)

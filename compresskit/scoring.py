@@ -17,6 +17,7 @@ from compresskit.interfaces import Trace
 from compresskit.losses import Losses, needs_hidden, switched_on, total
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run
+from compresskit.runtime.processor import quick_gradients
 from compresskit.teachers import Teacher
 
 Sums = dict[int, Tensor]
@@ -98,7 +99,8 @@ class Scoring:
         signed = [torch.zeros_like(weight) for weight in weights]
         absolute = [torch.zeros_like(weight) for weight in weights]
         order = self.draw(generator)
-        with still(self.model), self.run.progress.task("measuring importance", len(order)) as task:
+        processor = quick_gradients(self.model, self.run.device)
+        with still(self.model), processor, self.run.progress.task("measuring importance", len(order)) as task:
             for indices in order:
                 loss = self._loss(indices)
                 for place, gradient in enumerate(torch.autograd.grad(loss, weights)):

@@ -164,9 +164,9 @@ def test_losses_are_weighed_and_the_teacher_asked():
     ]
     for key, total in together.items():
         torch.testing.assert_close(total, 0.9 * alone[0][key] + 0.1 * alone[1][key] + alone[2][key])
-    # A student that is its teacher has nothing to learn from hidden states.
+    # A student that is its teacher has nothing to learn from hidden states. (Its attention rounds in another way.)
     own = scoring(model, {"hidden-states": Loss(HiddenStates())}, teacher_of(model)).measure(seeded())[1]
-    assert all(not amount.any() for amount in own.values())
+    assert all(amount.max() < 1e-5 * alone[2][key].abs().max() for key, amount in own.items())
 
 
 @pytest.mark.parametrize("reading", ["released", "paper"])

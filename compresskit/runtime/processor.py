@@ -6,10 +6,15 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
+LARGEST_MAP = 2**24
+"""Elements of an attention map above which it is better never held in whole."""
 MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2  # mallopt(3)
 
 
@@ -45,14 +50,68 @@ class BitDropout(nn.Dropout):
         return input * (bits >= dropped - 2**15).to(input.dtype).mul_(2**16 / (2**16 - dropped))
 
 
+class _PlainAttention(TorchFunctionMode):
+    """Where gradients are wanted, PyTorch's attention on a processor is done by `attend`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        instead = func is scaled_dot_product_attention and torch.is_grad_enabled()
+        return (attend if instead else func)(*args, **(kwargs or {}))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **others: Any,
+) -> Tensor:
+    """`scaled_dot_product_attention` as two matrix products and a softmax.
+
+    PyTorch's kernel that never holds the map is slow backwards on a processor, and with dropout there is none. Maps
+    that are large, and what encoders don't use, are left to PyTorch.
+
+    Args:
+        query, key, value: (batch, heads, tokens, head size).
+        attn_mask: true where a token may be seen, or added to the scores; broadcast to (batch, heads, tokens, tokens).
+        dropout_p: share of the map that is dropped, with `BitDropout`.
+        is_causal, scale, others: as in PyTorch.
+
+    Returns:
+        (batch, heads, tokens, head size).
+    """
+    batch, heads, tokens, size = query.shape
+    large = batch * heads * tokens * key.shape[-2] > LARGEST_MAP and not dropout_p
+    if large or is_causal or others.get("enable_gqa"):
+        return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
+    query, key, value = (part.reshape(batch * heads, -1, size) for part in (query, key, value))
+    scores = torch.bmm(query * (size**-0.5 if scale is None else scale), key.transpose(1, 2))
+    scores = scores.view(batch, heads, tokens, -1)
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    seen = BitDropout(dropout_p)(torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype))
+    return torch.bmm(seen.view(batch * heads, tokens, -1), value).view(batch, heads, tokens, size)
+
+
 @contextmanager
-def quick_dropout(model: nn.Module, device: str) -> Iterator[None]:
-    """While it lasts, the model's dropouts are `BitDropout` on a processor; a GPU draws fast enough."""
-    found = [module for module in model.modules() if type(module) is nn.Dropout] if device == "cpu" else []
+def quick_gradients(model: nn.Module, device: str) -> Iterator[None]:
+    """While it lasts, a processor is faster at the model's dropouts and, where gradients are wanted, its attention.
+
+    The dropouts are `BitDropout`, the attention is `attend`. A GPU is fast enough as it is.
+    """
+    if device != "cpu":
+        yield
+        return
+    found = [module for module in model.modules() if type(module) is nn.Dropout]
     for module in found:
         module.__class__ = BitDropout
     try:
-        yield
+        with _PlainAttention():
+            yield
     finally:
         for module in found:
             module.__class__ = nn.Dropout
