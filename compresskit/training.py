@@ -24,7 +24,7 @@ from compresskit.losses import Losses, needs_hidden, switched_on, total
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
-from compresskit.runtime.processor import quick_dropout
+from compresskit.runtime.processor import quick_gradients
 from compresskit.teachers import Teacher
 from compresskit.verbs import Training
 from compresskit.writing import saving
@@ -149,6 +149,11 @@ class _Ticks(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= state.max_steps:
             control.should_save = False  # the finished step is saved next
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the mean loss of the steps since the last time."""
+        if logs and "loss" in logs:
+            self.task.update(f"training, loss {float(logs['loss']):.3g}")
+
 
 def teach(lesson: Lesson) -> float:
     """Train the lesson's model; from its last whole checkpoint where one is left.
@@ -166,7 +171,7 @@ def teach(lesson: Lesson) -> float:
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)
     before += time.perf_counter() - began
-    processor = quick_dropout(lesson.model, lesson.run.device)
+    processor = quick_gradients(lesson.model, lesson.run.device)
     with quiet(), processor, lesson.run.progress.task("training", steps) as task:
         trainer = LossTrainer(lesson, task, before)
         trainer.train(resume_from_checkpoint=checkpoint)

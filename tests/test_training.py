@@ -57,6 +57,17 @@ class Watcher(Distiller):
 
 
 @dataclass(frozen=True)
+class Constant(Distiller):
+    """2.5, whatever is answered."""
+
+    name: ClassVar[str] = "constant"
+    needs_teacher: ClassVar[bool] = False
+
+    def loss(self, student, teacher, batch):
+        return student.last.sum() * 0 + 2.5
+
+
+@dataclass(frozen=True)
 class Nothing(Watcher):
     """Asks about nothing that trains."""
 
@@ -374,6 +385,17 @@ class Counter(Silent):
 def test_a_sampler_yields_whole_batches_as_many_rows_as_it_says(rows, batch, taken):
     order = LengthGrouped([3] * rows, batch, seed=1)
     assert len(order) == len(list(order)) == len(set(order)) == taken
+
+
+def test_the_loss_is_told_every_fifty_steps(lesson):
+    class Hearing(Counter):
+        heard: ClassVar[list[str]] = []
+
+        def update(self, description):
+            self.heard.append(description)
+
+    teach(lesson(losses={"constant": Loss(Constant())}, rows=16, batch_size=8, epochs=60, run=Run(progress=Hearing())))
+    assert Hearing.heard == ["training, loss 2.5"] * 2
 
 
 def test_each_epoch_has_another_order(lesson):
