@@ -46,7 +46,6 @@ class Anatomy:
         inputs: names of the tensors that the embeddings take, beside `attention_mask`.
         read_out: what turns the last hidden states (batch, tokens, hidden) into logits, applied in order: module paths
             from the classification model, or `:first` (take the first token) or `:relu`.
-        pooler: path of the pooler that `pooler: remove` may drop, or None.
         stock: how the stock read-out can express `linear(tanh(first token))`: path of the dense layer to set to the
             identity and path of the linear layer, or None where its activation is not tanh.
         embeddings_project: path of a linear layer between the embeddings and the first layer, where the config asks for
@@ -66,7 +65,6 @@ class Anatomy:
     head_count: str | None
     inputs: tuple[str, ...]
     read_out: tuple[str, ...]
-    pooler: str | None = None
     stock: tuple[str, str] | None = None
     embeddings_project: str | None = None
     positions_after: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,6 +74,8 @@ def apply(
         run.progress.say(f"step {number} of {len(digests)}: {describe(planned)}")
         workshop.scratch = journal.scratch(number)
         result = carry_out(planned, number, workshop)
+        if result.skipped:
+            run.progress.say("skipped: the head is trained already")
         entry = Entry(number, planned.name, digests[number - 1], result.edits, {}, result.seconds, result.skipped)
         _save_name(planned, entry, out, workshop)
         entry = replace(entry, saved=_relative(workshop.saved, out))
@@ -148,6 +150,12 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         "recipe": recipe.to_yaml(),
         "seed": recipe.seed,
         "base_model": job.original.original.name,
+        "data": {"data": job.data, **asdict(job.options)} if job.data is not None else None,
+        "run": {
+            "max_tokens": job.run.max_tokens,
+            "precision": "bf16" if job.run.bf16 else "fp32",
+            "device": job.run.device,
+        },
         "versions": versions(),
         "origins": origins(recipe),
         "edits": [edit_to_json(edit) | {"step": entry.number} for entry in done for edit in entry.edits],

@@ -30,7 +30,6 @@ BERT = Anatomy(
     head_count="attention.self.num_attention_heads",
     inputs=("input_ids", "token_type_ids"),
     read_out=("bert.pooler", "dropout", "classifier"),
-    pooler="bert.pooler",
     stock=("bert.pooler.dense", "classifier"),
 )
 
@@ -43,7 +42,6 @@ ROBERTA = replace(
     layers="roberta.encoder.layer",
     inputs=("input_ids",),
     read_out=("classifier",),
-    pooler=None,
     stock=("classifier.dense", "classifier.out_proj"),
     positions_after="pad_token_id",
 )
@@ -58,7 +56,6 @@ ELECTRA = replace(
     word_embeddings="electra.embeddings.word_embeddings",
     layers="electra.encoder.layer",
     read_out=("classifier",),
-    pooler=None,
     stock=None,
     embeddings_project="electra.embeddings_project",
     embedding_size="embedding_size",

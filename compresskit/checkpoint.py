@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     compressed = isinstance(config, CompressedConfig)
     if not compressed and (labels is not None or regression):
         _set_labels(config, labels or (), regression)
+        original = replace(original, config=config)
     with quiet(), _readable(name):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -185,6 +186,16 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
     if record.get("format", 0) > FORMAT:
         raise CheckpointError(f"{path} has format {record['format']}, this version reads {FORMAT}; update compresskit")
     return dict(record)
+
+
+def usual_tokens(name: str) -> int:
+    """How many tokens texts are cut to where nobody says: as when the model was compressed, else 128.
+
+    Raises:
+        CheckpointError: as `read_record`.
+    """
+    record = read_record(name) or {}
+    return int(record.get("run", {}).get("max_tokens", 128))
 
 
 def save(

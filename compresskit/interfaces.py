@@ -122,6 +122,8 @@ class Distiller(Strategy):
 
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = False
+    same_hidden_size: ClassVar[bool] = False
+    """A teacher whose hidden states have another size than the student's is refused before any work is done."""
 
     @abstractmethod
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:

@@ -35,6 +35,7 @@ class Job:
         fresh: loads the original anew, with a head for the data's labels.
         original: loaded once, for its tokenizer and fingerprint.
         corpus: the data, or None for a recipe that needs none.
+        data, options: where the data was and how it was read, for the record.
         run: device, precision, memory, progress.
         teachers: fingerprints of the models that the recipe names by their folders.
     """
@@ -43,6 +44,8 @@ class Job:
     fresh: Callable[[], Checkpoint]
     original: Checkpoint
     corpus: Corpus | None
+    data: str | None
+    options: DataOptions
     run: Run
     teachers: dict[str, str]
 
@@ -58,6 +61,7 @@ class Job:
             __version__,
             _fingerprint(self.original.model),
             {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
+            self.tokenizer.get_vocab(),
             self.corpus.fingerprint if self.corpus else None,
             self.plan.recipe.seed,
             self.run.bf16,
@@ -106,7 +110,8 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     corpus = None
     if data is not None:
         original.check_length(run.max_tokens)
-        corpus = load_corpus(data, options, original.labels if original.head_trained else None)
+        labels = original.labels if original.head_trained else None
+        corpus = load_corpus(data, options, labels, need_train=needs_data(recipe))
 
     def fresh() -> Checkpoint:
         # A new head is drawn at random: from the recipe's seed, so that every load gives the same.
@@ -124,8 +129,8 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     for planned in plan.steps:
         if isinstance(planned.work, Training):
             _check_training(planned.work, planned, processes)
-    teachers = {name: _check_teacher(name, first) for name in _outsiders(recipe.steps)}
-    return Job(plan, fresh, first, corpus, run, teachers)
+    teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps)}
+    return Job(plan, fresh, first, corpus, data, options, run, teachers)
 
 
 def _check_training(verb: Training, planned: Planned, processes: int) -> None:
@@ -147,7 +152,7 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
         )
 
 
-def _check_teacher(name: str, student: Checkpoint) -> str:
+def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> str:
     """The fingerprint of a teacher in a folder.
 
     Raises:
@@ -161,6 +166,18 @@ def _check_teacher(name: str, student: Checkpoint) -> str:
         raise CheckpointError(
             f"teacher {name} has another vocabulary than {student.original.name}; use a teacher with the same tokenizer"
         )
+    teacher.check_length(run.max_tokens)
+    theirs, ours = teacher.original.dims.hidden, student.original.dims.hidden
+    taught = [verb for verb in _flat(recipe.steps) if name in _teachers((verb,))]
+    terms = [
+        (verb, term.distiller) for verb in taught for losses in verb.losses for term in getattr(verb, losses).values()
+    ]
+    for verb, distiller in terms if theirs != ours else ():
+        if distiller.same_hidden_size:
+            raise CheckpointError(
+                f"{verb.label}: {distiller.name} can't learn from {name}, whose hidden states have {theirs} numbers "
+                f"and not {ours}; distil by predictions alone, or from a teacher of the same hidden size"
+            )
     return _fingerprint(teacher.model)
 
 

@@ -127,11 +127,11 @@ def to_ids(labels: Labels, task: Task, matching: Literal["head", "train"]) -> tu
         DataError: a label that is not among the task's, with its row.
     """
     exact = {name: index for index, name in enumerate(task.labels)}
-    plain = [_plain(name) for name in task.labels] if matching == "head" else []
-    alike = {name: index for index, name in enumerate(plain) if plain.count(name) == 1}
+    names = [plain(name) for name in task.labels] if matching == "head" else []
+    alike = {name: index for index, name in enumerate(names) if names.count(name) == 1}
     found = []
     for row, text in enumerate(labels.texts):
-        index = exact.get(text, alike.get(_plain(text)))
+        index = exact.get(text, alike.get(plain(text)))
         if index is None:
             whose = "the model's head" if matching == "head" else "the training rows"
             raise DataError(
@@ -158,7 +158,7 @@ def to_numbers(labels: Labels) -> tuple[float, ...]:
 
 def is_numbered(head: Sequence[str] | None) -> bool:
     """Whether a head's outputs have numbers for names (`LABEL_0` or `0`), so that only class numbers can match them."""
-    return head is not None and all(_plain(name) == str(index) for index, name in enumerate(head))
+    return head is not None and all(plain(name) == str(index) for index, name in enumerate(head))
 
 
 def _kind(labels: Labels, head: Sequence[str] | None) -> TaskKind:
@@ -200,7 +200,8 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A label's name whatever the letter case; `LABEL_3` is `3`."""
     numbered = _NUMBERED.fullmatch(name.casefold())
     return numbered.group(1) if numbered else name.casefold()
 

@@ -37,7 +37,8 @@ def score(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float]:
     return {
         "accuracy": float(accuracy_score(truth, said)),
         name: float(f1),
-        "matthews": float(matthews_corrcoef(truth, said)),
+        # With one class only scikit-learn warns, and answers 0 as it is.
+        "matthews": float(matthews_corrcoef(truth, said)) if len({*truth.tolist(), *said.tolist()}) > 1 else 0.0,
     }
 
 

@@ -150,17 +150,23 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         )
 
     def answer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Logits (batch, classes) of the exit after a layer (1-based)."""
-        if str(layer) in self.exits:
-            return cast(Tensor, self.exits[str(layer)](hidden, mask))
-        for part in self.anatomy.read_out:
-            if part == ":first":
-                hidden = hidden[:, 0]
-            elif part == ":relu":
-                hidden = torch.relu(hidden)
-            else:
-                hidden = find(self.network, part)(hidden)
-        return hidden
+        """Logits (batch, classes) of the exit after a layer (1-based).
+
+        Under autocast too the heads work in the precision of their weights: in bfloat16 an answer has eight bits, which
+        is too few to tell likely from very likely, or 4.50 from 4.52.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(self.dtype)
+            if str(layer) in self.exits:
+                return cast(Tensor, self.exits[str(layer)](hidden, mask))
+            for part in self.anatomy.read_out:
+                if part == ":first":
+                    hidden = hidden[:, 0]
+                elif part == ":relu":
+                    hidden = torch.relu(hidden)
+                else:
+                    hidden = find(self.network, part)(hidden)
+            return hidden
 
     def trace(
         self,

@@ -80,8 +80,15 @@ class Order:
 
     def _finetune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
         when = options.get("when")
-        if (self.tuned or rounds) and (when is None or when.plain() == "untrained"):
+        skips = when is None or when.plain() == "untrained"
+        if (self.tuned or rounds) and skips:
             complain("finetune", "the head is trained by now, so this step would be skipped; write 'when: always'")
+        elif (self.cut or self.factored or self.exited) and skips:
+            complain(
+                "finetune",
+                "a model with a trained head would skip this step, and nothing would mend the steps before it; "
+                "write 'when: always', or move this step before them",
+            )
         self.tuned = True
         return set()
 

@@ -71,8 +71,7 @@ def predict(
         while chunk := _chunk(rows):
             answers = predict_texts(model, tokenizer, [texts for _, texts in chunk], run)
             for (row, _), answer in zip(chunk, answers, strict=True):
-                probability = "" if answer.probability is None else answer.probability
-                writer.write(row, (answer.label, probability, answer.exit))
+                writer.write(row, (answer.label, answer.probability, answer.exit))
             task.advance(len(chunk))
     return total
 

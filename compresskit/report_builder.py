@@ -63,34 +63,41 @@ def compare(
     )
 
 
-def report_on(model: str, against: str | None, run: Run, timing: bool = True) -> Report:
+def report_on(model: str, against: str | None, run: Run, timing: bool = True, tokens: int = 128) -> Report:
     """The report of a model: sizes from its config, times from this machine, scores as `apply` saved them.
 
     Args:
         model, against: folders or Hub ids. Without `against`, the original of the saved report is shown, if any.
         timing: False loads no weights and measures nothing.
+        tokens: length of the example that FLOPs and times are of.
 
     Raises:
         CheckpointError: a model can't be read.
         ArchitectureError: its `model_type` has no anatomy.
     """
-    side, saved = _sized(read_original(model)), _saved(model)
-    original = saved.original if saved else None
+    dims, saved = read_original(model).dims, _saved(model)
+    side, original = _sized(read_original(model), tokens), saved.original if saved else None
+    if original is not None:
+        sized = Side.sized(original.name, dims, original.shape, tokens)
+        original = replace(original, flops=sized.flops, blocks=sized.blocks)
     if against is not None:
         theirs = _saved(against)
         known = [report for report in (original, theirs.model if theirs else None) if report is not None]
-        original = _sized(read_original(against))
+        original = _sized(read_original(against), tokens)
         scored = [other.scores for other in known if (other.name, other.shape) == (original.name, original.shape)]
         original = replace(original, scores=scored[0] if scored else ())
     if saved is not None:
         side = replace(side, scores=saved.model.scores, leaving=saved.model.leaving)
+    if side.leaving is not None:
+        flops = expected_flops(dims, side.shape, side.leaving.histogram, tokens)
+        side = replace(side, leaving=replace(side.leaving, flops=flops))
     if timing:
         other_model = load(against).model.to(run.device) if against is not None else None
-        times = time_shape(load(model).model.to(run.device), run, other_model)
+        times = time_shape(load(model).model.to(run.device), run, other_model, tokens)
         side = replace(side, milliseconds=times.model)
         if original is not None and against is not None:
             original = replace(original, milliseconds=times.original)
-    return Report(side, original, steps=saved.steps if saved else ())
+    return Report(side, original, steps=saved.steps if saved else (), tokens=tokens)
 
 
 def scores(evaluation: Evaluation) -> tuple[Score, ...]:
@@ -111,12 +118,12 @@ def _leaving(evaluation: Evaluation, original: Original, model: CompressedForSeq
     return Leaving(words, histogram, expected_flops(original.dims, model.shape, histogram))
 
 
-def _sized(original: Original) -> Side:
+def _sized(original: Original, tokens: int = 128) -> Side:
     """What the config tells, and the size of the weights in the folder."""
     folder = Path(original.name)
     files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
     size = sum(file.stat().st_size for file in files) if files else None
-    return replace(Side.sized(original.name, original.dims, original.shape), bytes_on_disk=size)
+    return replace(Side.sized(original.name, original.dims, original.shape, tokens), bytes_on_disk=size)
 
 
 def _saved(name: str) -> Report | None:

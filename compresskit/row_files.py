@@ -84,11 +84,6 @@ def open_table(path: str | Path) -> Table:
     return _text_table(path, "," if ending == ".csv" else "\t")
 
 
-def stream(path: str | Path) -> Iterator[Row]:
-    """The rows of a file, lazily: memory holds one row (of parquet, 1,024). Raises DataError as `open_table`."""
-    return iter(open_table(path))
-
-
 def lines(path: Path) -> Iterator[str]:
     r"""The lines of a UTF-8 file, split at \n only and with it, without the byte-order mark.
 

@@ -59,7 +59,7 @@ class RowWriter:
             raise
         return self
 
-    def write(self, row: Row, values: Sequence[str | int | float]) -> None:
+    def write(self, row: Row, values: Sequence[str | int | float | None]) -> None:
         """One row of the input and its values for the added columns."""
         place = self.like.place(row)
         clash = [name for name in self.added if name in row.fields]

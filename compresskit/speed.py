@@ -15,7 +15,7 @@ from compresskit.cost import longest
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Milliseconds
 from compresskit.run import Run
-from compresskit.runtime.latency import Timing, compare, milliseconds, processor
+from compresskit.runtime.latency import Timing, milliseconds, processor
 
 SAMPLES: Mapping[int, int] = {1: 32, 32: 64}
 """Rows that are timed, by batch size: at equal distances over all rows, again from the first where there are fewer."""
@@ -67,13 +67,14 @@ def time_shape(
     model: CompressedForSequenceClassification,
     run: Run,
     original: CompressedForSequenceClassification | None = None,
+    tokens: int = TOKENS,
 ) -> Times:
-    """Times at full depth on random tokens, where there is no text: batches of `SHAPES` tokens without padding.
+    """Times at full depth on random tokens, where there is no text: batches of `SHAPES` examples without padding.
 
     Where an example of random tokens would leave says nothing, so nobody leaves early.
     """
     config = model.network.config
-    tokens = min(TOKENS, longest(model.anatomy, config))
+    tokens = min(tokens, longest(model.anatomy, config))
     chance = torch.Generator().manual_seed(0)
     samples = []
     for size in SHAPES:
@@ -92,19 +93,14 @@ def _time(
 ) -> Times:
     before: list[Milliseconds] = []
     after: list[Milliseconds] = []
-    full, early = _call(model, run, early=False), _call(model, run, early=True)
+    turns = [(before, FULL, _call(original, run, early=False))] if original is not None else []
+    turns.append((after, FULL, _call(model, run, early=False)))
+    turns += [(after, EARLY, _call(model, run, early=True))] if leaves else []
     with run.progress.task("measuring speed", len(samples)) as task, _eval_mode(model):
         for sample in samples:
-            if original is not None:
-                pair = compare(_call(original, run, early=False), full, sample.batches)
-                before.append(_record(FULL, pair.a, sample, run))
-                after.append(_record(FULL, pair.b, sample, run))
-            if leaves:
-                pair = compare(full, early, sample.batches)
-                after += [_record(FULL, pair.a, sample, run)] if original is None else []
-                after.append(_record(EARLY, pair.b, sample, run))
-            elif original is None:
-                after.append(_record(FULL, milliseconds(full, sample.batches), sample, run))
+            timings = milliseconds([call for _, _, call in turns], sample.batches)
+            for (times, label, _), timing in zip(turns, timings, strict=True):
+                times.append(_record(label, timing, sample, run))
             task.advance()
     return Times(tuple(before), tuple(after))
 

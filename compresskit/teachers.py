@@ -15,6 +15,7 @@ from torch import Tensor
 from compresskit.batches import Collate, Encoded, batches
 from compresskit.errors import CheckpointError
 from compresskit.interfaces import Trace
+from compresskit.labels import plain
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run
 
@@ -29,7 +30,7 @@ def match_labels(teacher: Sequence[str], student: Sequence[str], name: str) -> l
     """
     if len(teacher) == len(student) == 1:
         return [0]
-    for form in (str, str.casefold):  # as written; or else whatever the letter case
+    for form in (str, plain):  # as written; or else whatever the letter case, and LABEL_0 for 0
         theirs = {form(label): index for index, label in enumerate(teacher)}
         if len(theirs) == len(teacher) and sorted(theirs) == sorted(form(label) for label in student):
             return [theirs[form(label)] for label in student]

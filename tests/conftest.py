@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def shared_data() -> Path:
     if not (folder / "glue").is_dir():
         pytest.skip(f"no real text in {folder}; set COMPRESSKIT_DATA to the folder that holds glue/")
     return folder
+
+
+@pytest.fixture
+def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes are enough where nobody looks at the times."""
+    from compresskit.runtime import latency
+
+    monkeypatch.setattr("compresskit.speed.milliseconds", partial(latency.milliseconds, repeats=2, min_seconds=0))
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_every_path_of_a_row_leads_to_what_it_says(row):
             assert (weight.shape[piece.dim], weight.shape[1 - piece.dim]) == (full, 24)
             assert piece.dim == (1 if piece.role.endswith("-out") else 0)
     assert row.read_out[-1] == "classifier"
-    for part in (*row.read_out, row.pooler, row.embeddings_project):
+    for part in (*row.read_out, row.embeddings_project):
         if part is not None and not part.startswith(":"):
             find(network, part)  # raises where there is nothing
     if row.stock is not None:

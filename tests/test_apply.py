@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,16 @@ def files(folder):
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+class Listener(Silent):
+    """Remembers what is said."""
+
+    def __init__(self):
+        self.messages = []
+
+    def say(self, message):
+        self.messages.append(message)
+
+
 @pytest.fixture
 def worked(monkeypatch):
     """The numbers of the steps that are carried out."""
@@ -146,6 +157,8 @@ def test_the_record_tells_what_was_done(finished, places):
     assert {"compresskit", "torch", "transformers"} <= set(record["versions"])
     assert set(record["origins"]) == {"entropy", "predictions", "labels", "taylor", "magnitude", "svd", "hidden-states"}
     assert Report.from_json(record["report"]) == finished.report
+    assert record["run"] == {"max_tokens": 128, "precision": "fp32", "device": "cpu"}
+    assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions())}
     shape = load(str(places / "model")).original.shape
     for edit in record["edits"]:
         step = edit.pop("step")
@@ -207,12 +220,14 @@ def test_a_recipe_that_looks_at_no_data_needs_none(carry, places, tmp_path):
 
 
 def test_a_trained_head_is_its_own_teacher(carry, places, tmp_path, worked):
-    carry(tmp_path / "out", model="trained")
+    told = Listener()
+    carry(tmp_path / "out", model="trained", run=Run(progress=told))
     record = json.loads((tmp_path / "out" / "steps" / "02-exit" / "step.json").read_text())
     assert record["saved"] == {"teacher": "original"}
     tuned, given = weights(tmp_path / "out" / "steps" / "01-finetune"), weights(places / "trained")
     assert all(torch.equal(tuned[f"network.{name}"], weight) for name, weight in given.items())
     assert worked == list(range(1, 10))
+    assert told.messages[:2] == ["step 1 of 9: finetune", "skipped: the head is trained already"]
 
 
 def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp_path):
@@ -223,22 +238,17 @@ def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp
 
 
 def test_progress_is_told(carry, tmp_path):
-    told = []
-
-    class Listener(Silent):
-        def say(self, message):
-            told.append(message)
-
-    carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=Listener()))
-    assert told == [
+    told = Listener()
+    carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=told))
+    assert told.messages == [
         "step 1 of 3: exit",
         "step 2 of 3: prune heads and neurons",
         "step 3 of 3: factorize word-embeddings",
     ]
     (tmp_path / "out" / RECORD).unlink()
-    told.clear()
-    carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=Listener()))
-    assert told == [f"going on after step 3 of 3, which is in {tmp_path}/out"]
+    told.messages.clear()
+    carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=told))
+    assert told.messages == [f"going on after step 3 of 3, which is in {tmp_path}/out"]
 
 
 def test_steps_are_described_in_words(places):

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from compresskit import __version__
-from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save
+from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save, usual_tokens
 from compresskit.edits import AddExits, LayerShape
 from compresskit.errors import ArchitectureError, CheckpointError, DataError
 from compresskit.model import CompressedForSequenceClassification
@@ -317,3 +317,11 @@ def test_texts_are_not_cut_to_more_tokens_than_there_are_positions_for(tmp_path,
     assert str(caught.value) == (
         f"--max-tokens {longest + 1} is more than {tmp_path}/model can read; give at most {longest}"
     )
+
+
+def test_texts_are_cut_as_when_the_model_was_compressed(tmp_path):
+    assert usual_tokens(str(tmp_path)) == usual_tokens("owner/model") == 128
+    (tmp_path / RECORD).write_text(json.dumps({"format": 1, "run": {"max_tokens": 72}}))
+    assert usual_tokens(str(tmp_path)) == 72
+    (tmp_path / RECORD).write_text(json.dumps({"format": 1}))
+    assert usual_tokens(str(tmp_path)) == 128

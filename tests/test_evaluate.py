@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -18,7 +17,6 @@ from compresskit.evaluate import THRESHOLDS_MORE, THRESHOLDS_TWO, evaluate, exit
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
 from compresskit.run import Run
-from compresskit.runtime import latency
 from compresskit.speed import EARLY, FULL
 from compresskit.testing import tiny_compressed, tiny_tokenizer
 from compresskit.testing.text import sentences
@@ -30,12 +28,7 @@ PADDED = collate(0)
 MARGIN = 1e-5
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Two passes are enough where nobody looks at the times."""
-    for name in ("compare", "milliseconds"):
-        quick = partial(getattr(latency, name), repeats=2, min_seconds=0)
-        monkeypatch.setattr(f"compresskit.speed.{name}", quick)
+pytestmark = pytest.mark.usefixtures("quick_clock")
 
 
 def encoded(model, rows=ROWS, labels: Sequence[int] | Sequence[float] | None = None):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from compresskit.cost import count, parameters
 from compresskit.data import DataOptions
 from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
 from compresskit.job import prepare
@@ -253,6 +254,39 @@ def test_names_saved_by_a_step_are_no_folders(job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "teacher").mkdir()
     assert job().teachers == {}
+
+
+def test_a_teacher_must_have_room_for_the_texts(job, tmp_path):
+    folder = save_tiny(tmp_path / "short", max_position_embeddings=40)
+    recipe = RECIPE.replace("distill: teacher", f"distill: {folder}")
+    assert refused(CompresskitError, job, recipe=recipe, run=Run(max_tokens=41)) == (
+        f"--max-tokens 41 is more than {folder} can read; give at most 40"
+    )
+    assert list(job(recipe=recipe, run=Run(max_tokens=40)).teachers) == [str(folder)]
+
+
+def test_a_teacher_of_another_width_teaches_no_hidden_states(job, places, tmp_path):
+    folder = save_tiny(tmp_path / "wide", hidden=64)
+    recipe = RECIPE.replace("distill: teacher", f"distill: {folder}")
+    assert list(job(recipe=recipe).teachers) == [str(folder)]
+    for losses in ("hidden-states", "[predictions, hidden-states]"):
+        assert refused(CheckpointError, job, f"steps.2.by={losses}", recipe=recipe) == (
+            f"steps[2] distill: hidden-states can't learn from {folder}, whose hidden states have 64 numbers "
+            "and not 32; distil by predictions alone, or from a teacher of the same hidden size"
+        )
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_the_head_that_the_data_need_is_counted(job, tmp_path, labels):
+    ready = job(data=str(tiny_text(tmp_path / "text", 32, eval_rows=8, labels=labels)))
+    model, original = ready.original.model, ready.original.original
+    assert model.config.num_labels == original.dims.classes == labels
+    assert parameters(original.dims, original.shape) == count(model.network)
+
+
+def test_a_recipe_that_learns_nothing_needs_no_rows_to_learn_from(job, places):
+    shape = read_recipe("shape-8x").to_yaml()
+    assert job(recipe=shape, model="trained", data=str(places / "data" / "dev.tsv")).corpus.train is None
 
 
 def test_rows_keep_token_types_whatever_the_student_reads(job, places, tmp_path):

@@ -40,6 +40,8 @@ def test_three_classes_average_f1_over_all_of_them_even_one_that_is_missing():
 def test_always_the_same_class_is_no_relation():
     found = score(TWO, torch.zeros(4, dtype=torch.long), torch.tensor([0, 1, 0, 1]))
     assert found == {"accuracy": 0.5, "f1": 0.0, "matthews": 0.0}
+    ones = torch.ones(4, dtype=torch.long)
+    assert score(TWO, ones, ones) == {"accuracy": 1.0, "f1": 1.0, "matthews": 0.0}
 
 
 def test_numbers():

@@ -520,3 +520,14 @@ def test_an_exit_policy_that_gives_no_truth_value_for_each_row_is_refused(answer
         f"exit policy 'wrong' must return 2 truth values, not {what}; correct its leave method"
     )
     assert leavers(Wrong(torch.tensor([True, False])), ExitTrail(logits, (1,), 4)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("exits", [(), (1, 2)])
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_answers_are_not_rounded_to_bfloat16(family, exits):
+    model = wrapped(family, exits, labels=1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        answers = model.trace(texts(model)).logits
+    for answer in answers.values():
+        assert answer.dtype is torch.float32
+        assert not torch.equal(answer, answer.bfloat16().float())

@@ -113,6 +113,9 @@ def test_a_number_is_the_label_and_has_no_probability(tokenizer, tmp_path):
     found = written(target, ",")
     assert [float(row["label"]) for row in found] == pytest.approx([answer.label for answer in answers])
     assert [row["probability"] for row in found] == ["", ""]
+    predict(model, tokenizer, source, tmp_path / "out.jsonl", Run())
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["probability"] for line in lines] == [None, None]
 
 
 def test_a_mistake_in_the_last_row_is_found_before_any_work(model, tokenizer, tmp_path, monkeypatch):

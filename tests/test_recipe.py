@@ -380,6 +380,21 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
             5,
             "steps[2] finetune: the head is trained by now, so this step would be skipped; write 'when: always'",
         ),
+        *(
+            (
+                f"{step}  - finetune: {{epochs: 1}}\n",
+                4,
+                (
+                    "steps[1] finetune: a model with a trained head would skip this step, and nothing would mend the "
+                    "steps before it; write 'when: always', or move this step before them"
+                ),
+            )
+            for step in (
+                PRUNE,
+                "  - {factorize: word-embeddings, by: svd, rank: 1/2}\n",
+                "  - {exit: all, by: entropy, with: {threshold: 0.3}}\n",
+            )
+        ),
         (
             "  - repeat: 2\n    steps:\n      - {prune: layers, keep: [1]}\n",
             5,

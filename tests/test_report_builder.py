@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import pytest
 
@@ -13,17 +12,10 @@ from compresskit.data import DataOptions, load_corpus
 from compresskit.report import Report
 from compresskit.report_builder import compare, report_on
 from compresskit.run import Run
-from compresskit.runtime import latency
 from compresskit.speed import EARLY, FULL
 from compresskit.testing import save_tiny, tiny_compressed, tiny_text, tiny_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Two passes are enough where nobody looks at the times."""
-    for name in ("compare", "milliseconds"):
-        quick = partial(getattr(latency, name), repeats=2, min_seconds=0)
-        monkeypatch.setattr(f"compresskit.speed.{name}", quick)
+pytestmark = pytest.mark.usefixtures("quick_clock")
 
 
 def run_of(tmp_path):

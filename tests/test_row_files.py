@@ -7,7 +7,7 @@ import random
 import pytest
 
 from compresskit.errors import DataError
-from compresskit.row_files import open_table, stream
+from compresskit.row_files import open_table
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def put(here, name, content):
 
 
 def fields(name):
-    return [dict(row.fields) for row in stream(name)]
+    return [dict(row.fields) for row in open_table(name)]
 
 
 def message(name):
     with pytest.raises(DataError) as caught:
-        list(stream(name))
+        list(open_table(name))
     return str(caught.value)
 
 
@@ -37,7 +37,7 @@ def message(name):
 
 def test_a_csv_is_quoted_and_rows_know_the_line_they_start_on(here):
     name = put(here, "a.csv", 'text,label\n"one, two\nand ""three""",1\n\nfour "4",0\n')
-    assert [(row.number, dict(row.fields)) for row in stream(name)] == [
+    assert [(row.number, dict(row.fields)) for row in open_table(name)] == [
         (2, {"text": 'one, two\nand "three"', "label": "1"}),
         (5, {"text": 'four "4"', "label": "0"}),
     ]
@@ -89,7 +89,7 @@ def test_whatever_a_csv_writer_wrote_is_read_back(here, quoting, ending):
         separator = "," if ending == ".csv" else "\t"
         csv.writer(text, delimiter=separator, quoting=quoting, lineterminator="\n").writerows([["x", "y"], *rows])
         name = put(here, f"a{ending}", text.getvalue())
-        assert [list(row.fields.values()) for row in stream(name)] == rows, text.getvalue()
+        assert [list(row.fields.values()) for row in open_table(name)] == rows, text.getvalue()
 
 
 def test_colas_missing_header_is_supplied(here):
@@ -103,7 +103,7 @@ def test_colas_missing_header_is_supplied(here):
 
 def test_json_lines_keep_their_types(here):
     name = put(here, "a.jsonl", '{"text": "a", "label": 1, "more": [null]}\n\n{"text": "b", "label": true}\n')
-    assert [(row.number, dict(row.fields)) for row in stream(name)] == [
+    assert [(row.number, dict(row.fields)) for row in open_table(name)] == [
         (1, {"text": "a", "label": 1, "more": [None]}),
         (3, {"text": "b", "label": True}),
     ]
@@ -123,7 +123,7 @@ def test_parquet_counts_rows(here):
 
 def test_a_stream_holds_no_more_than_its_row(here):
     name = put(here, "a.csv", "text\n" + "good\n" * 3 + "one,two\n")
-    rows = stream(name)
+    rows = iter(open_table(name))
     assert [next(rows).number for _ in range(3)] == [2, 3, 4]
     with pytest.raises(DataError):
         next(rows)

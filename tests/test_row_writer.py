@@ -7,7 +7,7 @@ import json
 import pytest
 
 from compresskit.errors import DataError
-from compresskit.row_files import open_table, stream
+from compresskit.row_files import open_table
 from compresskit.row_writer import RowWriter
 
 
@@ -24,7 +24,7 @@ def put(here, name, content):
 
 
 def fields(name):
-    return [dict(row.fields) for row in stream(name)]
+    return [dict(row.fields) for row in open_table(name)]
 
 
 def copy(source, target, values=("yes", 0.75, 3)):

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 
 from compresskit.batches import collate, encode
 from compresskit.data import Rows
 from compresskit.run import Run
-from compresskit.runtime import latency
 from compresskit.speed import EARLY, FULL, SAMPLES, time_rows, time_shape
 from compresskit.testing import tiny_compressed, tiny_tokenizer
 from compresskit.testing.text import sentences
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Two passes are enough where nobody looks at the times."""
-    for name in ("compare", "milliseconds"):
-        quick = partial(getattr(latency, name), repeats=2, min_seconds=0)
-        monkeypatch.setattr(f"compresskit.speed.{name}", quick)
+pytestmark = pytest.mark.usefixtures("quick_clock")
 
 
 def encoded(model, count):
@@ -60,6 +51,15 @@ def test_the_original_is_timed_at_full_depth_on_the_same_batches():
     assert [(time.label, time.batch) for time in times.original] == [(FULL, 1), (FULL, 32)]
     assert {call[0] for call in one.calls} == {call[0] for call in other.calls}
     assert {time.setting for time in times.original} == {time.setting for time in times.model}
+
+
+def test_the_original_full_depth_and_leaving_early_take_turns_on_each_batch(monkeypatch):
+    model, original, turns = tiny_compressed(exits=(1, 2)), tiny_compressed(seed=1), []
+    original.register_forward_pre_hook(lambda *_: turns.append("original"))
+    model.register_forward_pre_hook(lambda *_: turns.append(EARLY if model.leave_early else FULL))
+    time_rows(model, encoded(model, 40), collate(0), Run(), original=original)
+    assert len(turns) % 3 == 0
+    assert turns == ["original", FULL, EARLY] * (len(turns) // 3)
 
 
 def test_without_text_random_tokens_are_timed_at_full_depth():

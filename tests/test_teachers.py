@@ -140,6 +140,7 @@ def test_a_student_with_token_types_can_learn_from_a_teacher_without(rows):
         (["NEUTRAL", "Contradiction", "entailment"], ["contradiction", "entailment", "neutral"], [1, 2, 0]),
         (["no", "No", "NO"], ["NO", "no", "No"], [2, 0, 1]),
         (["LABEL_0"], ["score"], [0]),
+        (["LABEL_1", "LABEL_0"], ["0", "1"], [1, 0]),
     ],
 )
 def test_classes_are_matched_by_name(teacher, student, columns):

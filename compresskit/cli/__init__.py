@@ -24,6 +24,7 @@ from compresskit.cli.options import (
     folder,
     is_main_process,
     json_option,
+    machine_options,
     model_option,
     names_of,
     option,
@@ -128,19 +129,21 @@ def check(*, recipe: str, overrides: Sequence[str]) -> None:
 @cli.command()
 @click.argument("model")
 @option("--against", metavar="ORIGINAL", help="The model to compare with.")
+@option("--tokens", type=count, default=128, show_default=True, metavar="N", help="Length of the example that counts.")
 @timing_option
-@run_options
+@machine_options
 @json_option
 @option("--markdown", is_flag=True, help="Print Markdown, for a model card.")
 def report(
-    *, model: str, against: str | None, timing: bool, run: Run, terminal: Terminal, as_json: bool, markdown: bool
-) -> None:
+    *, model: str, against: str | None, tokens: int, timing: bool, run: Run, terminal: Terminal, as_json: bool,
+    markdown: bool,
+) -> None:  # fmt: skip
     """Show what a model costs: parameters and FLOPs by block, heads and neurons by layer, milliseconds."""
     from compresskit.report_builder import report_on
 
     if as_json and markdown:
         raise click.UsageError("give --json or --markdown, not both")
-    found = report_on(model, against, run, timing)
+    found = report_on(model, against, run, timing, tokens)
     if as_json:
         _print_json(found.to_json())
     elif markdown:

@@ -101,19 +101,20 @@ DATA_OPTIONS = (
     option("--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", show_default=True),
     option("--max-eval-rows", "--max_eval_samples", type=count, metavar="N", help="Draw N evaluation rows."),
 )
+MACHINE_OPTIONS = (
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
+    option("--quiet", is_flag=True, help="No progress and no messages."),
+)
 RUN_OPTIONS = (
     option(
         "--max-tokens",
         "--max_seq_length",
         type=count,
-        default=128,
-        show_default=True,
         metavar="N",
-        help="Cut longer texts.",
+        help="Cut longer texts; 128, or what a compressed model was compressed with.",
     ),
-    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-    option("--quiet", is_flag=True, help="No progress and no messages."),
+    *MACHINE_OPTIONS,
 )
 
 
@@ -141,20 +142,29 @@ def data_options(command: Command) -> Command:
 
 
 def run_options(command: Command) -> Command:
-    """The options about this machine, handed to the command as a `Run` and the `Terminal` that shows its progress."""
+    """How long texts may be, and the options about this machine, as `machine_options`."""
+    return _with(RUN_OPTIONS, _with_run(command))
 
+
+def machine_options(command: Command) -> Command:
+    """The options about this machine, handed to the command as a `Run` and the `Terminal` that shows its progress."""
+    return _with(MACHINE_OPTIONS, _with_run(command))
+
+
+def _with_run(command: Command) -> Command:
     @functools.wraps(command)
-    def with_run(*, max_tokens: int, device: str, precision: str, quiet: bool, **others: Any) -> Any:
+    def with_run(*, model: str, device: str, precision: str, quiet: bool, max_tokens: Any = None, **others: Any) -> Any:
+        from compresskit.checkpoint import usual_tokens
         from compresskit.run import Run, pick_bf16, pick_device
         from compresskit.runtime.processor import keep_freed_memory
 
         terminal, picked = terminal_for(quiet), pick_device(device)
         if picked == "cpu":
             keep_freed_memory()
-        run = Run(picked, pick_bf16(precision, picked), max_tokens, progress=terminal)
-        return command(run=run, terminal=terminal, **others)
+        run = Run(picked, pick_bf16(precision, picked), max_tokens or usual_tokens(model), progress=terminal)
+        return command(model=model, run=run, terminal=terminal, **others)
 
-    return _with(RUN_OPTIONS, with_run)
+    return with_run
 
 
 def names_of(columns: str | None) -> tuple[str, ...] | None:

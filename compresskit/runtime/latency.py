@@ -1,13 +1,12 @@
 """Milliseconds, measured on the machine at hand.
 
-Two models are timed in turns, batch by batch, because a machine that other work shares is never the same twice; their
-ratio is taken within each pass. Times are medians with quartiles, so one interruption changes nothing.
+What is to be compared is timed in turns, batch by batch, because a machine that other work shares is never the same
+twice. Times are medians with quartiles, so one interruption changes nothing.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,58 +38,20 @@ class Timing:
     passes: int
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two timings taken in turns.
-
-    Args:
-        a, b: the two.
-        ratio: how many times as fast b is as a; the median over passes, each of which timed both.
-        low, high: first and third quartile of that ratio.
-    """
-
-    a: Timing
-    b: Timing
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def gain(self) -> bool:
-        """Whether b was faster in at least three passes of four."""
-        return self.low > 1
-
-
 def milliseconds(
-    call: Call, batches: Sequence[Batch], warmup: int = 2, repeats: int = 5, min_seconds: float = 0.5
-) -> Timing:
-    """Time a forward pass in inference mode.
+    calls: Sequence[Call], batches: Sequence[Batch], warmup: int = 2, repeats: int = 5, min_seconds: float = 0.5
+) -> tuple[Timing, ...]:
+    """Time forward passes in inference mode, in turns: a, b, c, a, b, c on one batch after another.
 
     Args:
-        call: runs the model, which should be in eval mode, on a batch.
+        calls: each runs a model, which should be in eval mode, on a batch.
         batches: at least one, on the model's device; the first axis of every tensor is the examples.
-        warmup: calls before the clock starts.
+        warmup: calls of each before the clock starts.
         repeats: passes over `batches`, at least.
         min_seconds: passes go on until the clock has run so long.
     """
-    (seconds,) = _passes((call,), batches, warmup, repeats, min_seconds)
-    return _timing(seconds, _examples(batches))
-
-
-def compare(
-    call_a: Call,
-    call_b: Call,
-    batches: Sequence[Batch],
-    warmup: int = 2,
-    repeats: int = 5,
-    min_seconds: float = 0.5,
-) -> Comparison:
-    """Time two forward passes in turns: a, b, a, b on one batch after another. Arguments as for `milliseconds`."""
-    seconds_a, seconds_b = _passes((call_a, call_b), batches, warmup, repeats, min_seconds)
-    ratios = [a / b for a, b in zip(seconds_a, seconds_b, strict=True)]
-    low, high = _quartiles(ratios)
     examples = _examples(batches)
-    return Comparison(_timing(seconds_a, examples), _timing(seconds_b, examples), median(ratios), low, high)
+    return tuple(_timing(seconds, examples) for seconds in _passes(calls, batches, warmup, repeats, min_seconds))
 
 
 def processor(device: str | torch.device = "cpu") -> str:
@@ -106,14 +67,8 @@ def processor(device: str | torch.device = "cpu") -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
-def machine(device: str | torch.device = "cpu") -> str:
-    """One line for a report: `Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz, 2 cores, 1 thread`."""
-    line = f"{processor()}, {_several(_cores(), 'core')}, {_several(torch.get_num_threads(), 'thread')}"
-    return line if torch.device(device).type == "cpu" else f"{processor(device)}, host {line}"
-
-
 def _passes(
-    calls: tuple[Call, ...], batches: Sequence[Batch], warmup: int, repeats: int, min_seconds: float
+    calls: Sequence[Call], batches: Sequence[Batch], warmup: int, repeats: int, min_seconds: float
 ) -> tuple[list[float], ...]:
     """Seconds of each pass over the batches, for each call."""
     if not batches:
@@ -178,14 +133,3 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
         return values[0], values[0]
     first, _, third = quantiles(values, n=4, method="inclusive")
     return first, third
-
-
-def _cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _several(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

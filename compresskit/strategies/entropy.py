@@ -36,7 +36,7 @@ class Entropy(ExitPolicy):
 
     name: ClassVar[str] = "entropy"
 
-    threshold: Annotated[float, Field(ge=0)]
+    threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     def leave(self, trail: ExitTrail) -> BoolTensor:
         """(alive,) True where the entropy at this exit is strictly below the threshold."""

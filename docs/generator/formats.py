@@ -27,6 +27,8 @@ RECORD = {
     "recipe": "the recipe as YAML, every default written out",
     "seed": "of the run",
     "base_model": "the original, as it was named",
+    "data": "where the data were and the options that they were read with, or null",
+    "run": "tokens that texts were cut to, precision and device",
     "versions": "of compresskit and of the packages that a result depends on",
     "origins": "distribution and version that each strategy came from",
     "edits": "what was done to the model, in order, each with the number of its step",

@@ -13,11 +13,8 @@ from compresskit.testing import save_tiny, tiny_text
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """Two passes are enough where nobody looks at the times."""
-    for name in ("compare", "milliseconds"):
-        quick = partial(getattr(latency, name), repeats=2, min_seconds=0)
-        monkeypatch.setattr(f"compresskit.speed.{name}", quick)
+def _quick(quick_clock):
+    """Nobody looks at the times."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +46,7 @@ def data(tmp_path_factory):
 def compressed(command, original, tmp_path_factory):
     """What `compresskit apply shape-8x` makes of the original."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compresskit.speed.compare", partial(latency.compare, repeats=2, min_seconds=0))
+        patch.setattr("compresskit.speed.milliseconds", partial(latency.milliseconds, repeats=2, min_seconds=0))
         out = tmp_path_factory.mktemp("compressed") / "out"
         command("apply", "shape-8x", "--model", original, "--out", out, "--quiet")
     return out

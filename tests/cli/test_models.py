@@ -7,6 +7,8 @@ import json
 from transformers import AutoModelForSequenceClassification
 
 import compresskit.apply
+from compresskit.checkpoint import read_original
+from compresskit.cost import flops
 from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError
 from compresskit.report import Report
@@ -140,3 +142,27 @@ def test_a_model_without_a_trained_head_cannot_answer(command, data, tmp_path):
 def test_more_tokens_than_the_model_reads_are_refused(command, compressed, data):
     failed = command("predict", compressed, "--text", "good", "--max-tokens", 129, code=1)
     assert failed.stderr == f"Error: --max-tokens 129 is more than {compressed} can read; give at most 128\n"
+
+
+def test_texts_are_cut_as_when_the_model_was_compressed(command, original, data, tmp_path):
+    short = tmp_path / "short"
+    command("apply", "shape-8x", "--model", original, "--data", data, "--out", short, "--max-tokens", 6, "--quiet")
+    mean = json.loads(command("evaluate", short, "--data", data, "--no-timing", "--json").stdout)["mean_tokens"]
+    longer = command("evaluate", short, "--data", data, "--no-timing", "--json", "--max-tokens", 128).stdout
+    assert mean <= 6 < json.loads(longer)["mean_tokens"]
+
+
+def test_report_counts_an_example_of_any_length(command, compressed, original):
+    said = command("report", compressed, "--against", original, "--no-timing", "--tokens", 64, "--json")
+    found = Report.from_json(json.loads(said.stdout))
+    model, given = read_original(str(compressed)), read_original(str(original))
+    assert found.tokens == 64
+    assert found.model.flops == flops(model.dims, model.shape, 64)
+    assert found.original.flops == flops(given.dims, given.shape, 64)
+    saved = Report.from_json(json.loads(command("report", compressed, "--no-timing", "--tokens", 64, "--json").stdout))
+    assert saved.original.flops == found.original.flops
+
+
+def test_an_endless_threshold_is_refused(command, compressed, data):
+    failed = command("evaluate", compressed, "--data", data, "--no-timing", "--thresholds", "0.1,inf", code=1)
+    assert failed.stderr.endswith("\nError: entropy's 'threshold' must be a finite number, not inf\n")
