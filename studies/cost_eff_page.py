@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cost_eff_targets import targets
+
 HERE = Path(__file__).parent.parent / "docs" / "results"
 NOTES = HERE / "cost-eff" / "notes.md"
 PAGE, PLOT = HERE / "cost-eff.md", HERE / "cost-eff.png"
@@ -48,10 +50,13 @@ def page(results: list[Result]) -> Iterator[str]:
     yield "`studies/cost_eff.py` writes."
     yield ""
     lines = (HERE / "cost-eff" / "held-out.jsonl").read_text(encoding="utf-8").splitlines()
-    trials = [json.loads(line) for line in lines]
+    trials = sorted((json.loads(line) for line in lines), key=lambda trial: str(trial["name"]))
     for line in NOTES.read_text(encoding="utf-8").strip().splitlines():
-        table = TABLES.get(line)
-        yield from table(trials) if table else (line,)
+        if line == "<!-- table: targets -->":
+            yield from targets(results)
+        else:
+            table = TABLES.get(line)
+            yield from table(trials) if table else (line,)
     if results:
         yield from ("", "![Accuracy against FLOPs reduction](cost-eff.png)")
     for family, title in TITLES.items():
@@ -83,12 +88,14 @@ def finetunes(trials: list[Result]) -> Iterator[str]:
         study, source, *_ = trial["name"].split("_")
         if study == "finetune":
             seen.setdefault(settings(trial), {}).setdefault(source, []).append(trial["accuracy"]["model"][-1])
-    sources = {source: len(scores) for source, scores in next(iter(seen.values())).items()}
-    splits = [f"{source} ({count} {'split' if count == 1 else 'splits'})" for source, count in sources.items()]
+    counts: dict[str, int] = {}
+    for found in seen.values():
+        counts |= {source: len(scores) for source, scores in found.items()}
+    splits = [f"{source} ({count} {'split' if count == 1 else 'splits'})" for source, count in counts.items()]
     yield table_line(["settings", *splits])
-    yield table_line(["---", *["---:"] * len(sources)])
-    for row, scores in seen.items():
-        yield table_line([row, *(f"{statistics.mean(scores[s]):.4f}" if s in scores else "" for s in sources)])
+    yield table_line(["---", *["---:"] * len(counts)])
+    for row, found in seen.items():
+        yield table_line([row, *(f"{statistics.mean(found[s]):.4f}" if s in found else "" for s in counts)])
 
 
 def schedules(trials: list[Result]) -> Iterator[str]:

@@ -14,11 +14,10 @@ import argparse
 import json
 import random
 import shlex
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from cost_eff import command
@@ -30,7 +29,23 @@ GROWING = ("steps.4.steps.3.learning_rate=2e-5", "steps.4.steps.3.restore=0.12")
 """As in COST-EFF's released code the learning rate grows with every round; there it begins at 1e-5."""
 ROUNDS = "steps.4.steps.3.by=[hidden-states, predictions]"
 RECOVERY = "steps.5.by=[hidden-states, predictions]"
-RATES = (*product(("3e-5", "5e-5"), (2, 3, 4, 6)), ("8e-5", 4), ("1e-4", 4))
+
+
+def finetunes(rates: Iterable[str], epochs: Iterable[int], *others: str) -> list[tuple[str, ...]]:
+    """Settings of the fine-tuning, each rate with each number of epochs."""
+    tuned = "steps.0.finetune"
+    return [(f"{tuned}.epochs={n}", f"{tuned}.learning_rate={rate}", *others) for rate, n in product(rates, epochs)]
+
+
+RATES = ("3e-5", "5e-5")
+SMALL_BATCH = "steps.0.finetune.batch_size=16"
+USUAL = [*finetunes(RATES, (2, 3, 4, 6)), *finetunes(("8e-5", "1e-4"), (4,))]
+FINETUNES = (
+    ("mrpc", 5, [*USUAL, *finetunes(RATES, (4, 6), SMALL_BATCH)]),
+    ("qnli", 2, USUAL),
+    ("sick", 2, USUAL),
+    ("sst2", 1, [*finetunes(RATES, (1, 2, 4)), *finetunes(("5e-5",), (2,), SMALL_BATCH)]),
+)
 SCHEDULES: tuple[tuple[str, ...], ...] = (
     (*HEAD, *GROWING),
     (*HEAD, *GROWING, "steps.5.epochs=6", "steps.6.epochs=10"),
@@ -51,17 +66,19 @@ class Source:
         train: rows to learn from.
         dev: rows to choose by.
         tokens: `--max-tokens`.
+        phrases: most rows are parts of other rows, so whole sentences are held out, with all of their parts.
     """
 
     folder: str
     train: int
     dev: int
     tokens: int
+    phrases: bool = False
 
 
 SOURCES = {
-    "sst2-5000": Source("glue/SST-2", 5000, 1500, 72),
-    "sst2": Source("glue/SST-2", 12000, 3000, 64),
+    "sst2-5000": Source("glue/SST-2", 5000, 1500, 64, phrases=True),
+    "sst2": Source("glue/SST-2", 12000, 1500, 64, phrases=True),
     "mrpc": Source("glue/MRPC", 3267, 400, 72),
     "qnli": Source("glue/QNLI-dev-split", 3763, 700, 128),
     "sick": Source("SICK", 3800, 700, 64),
@@ -108,14 +125,11 @@ def trials() -> Iterator[Trial]:
     heads: tuple[tuple[str, ...], ...] = ((), HEAD[:1], HEAD[1:], HEAD)
     for head in heads:
         yield Trial("exit-heads", "sst2-5000", 7, 42, "exit-heads.yaml", head)
-    for source, splits in (("mrpc", 5), ("qnli", 2), ("sick", 2), ("sst2", 1)):
-        for rate, epochs in RATES:
-            for split in range(splits):
-                settings = (f"steps.0.finetune.epochs={epochs}", f"steps.0.finetune.learning_rate={rate}")
-                yield Trial("finetune", source, split, 42 + split, "finetune.yaml", settings)
-    for schedule in SCHEDULES:
-        for split in range(3):
-            yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
+    for source, splits, settings in FINETUNES:
+        for setting, split in product(settings, range(splits)):
+            yield Trial("finetune", source, split, 42 + split, "finetune.yaml", setting)
+    for schedule, split in product(SCHEDULES, range(3)):
+        yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
 
 
 def main() -> None:
@@ -133,18 +147,37 @@ def main() -> None:
     for source, split in sorted({(trial.source, trial.split) for trial in left}):
         hold_out(options.data / SOURCES[source].folder, options.work / f"{source}-{split}", SOURCES[source], split)
     with ThreadPoolExecutor(options.workers) as pool:
-        for line in pool.map(partial(run, model=options.model, work=options.work), left):
+        for finished in as_completed([pool.submit(run, trial, options.model, options.work) for trial in left]):
             with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(finished.result() + "\n")
 
 
 def hold_out(source: Path, target: Path, sizes: Source, split: int) -> None:
     """Draw without replacement from train.tsv; write train.tsv and dev.tsv, header kept."""
     header, *rows = (source / "train.tsv").read_text(encoding="utf-8-sig").splitlines()
-    drawn = random.Random(split).sample(rows, sizes.train + sizes.dev)  # noqa: S311 - not a secret
+    rows = random.Random(split).sample(rows, len(rows))  # noqa: S311 - not a secret
+    if sizes.phrases:
+        dev = list(islice(sentences(rows), sizes.dev))
+        held = "\n".join(map(words, dev))
+        train = [row for row in rows if words(row) not in held][: sizes.train]
+    else:
+        train, dev = rows[: sizes.train], rows[sizes.train :][: sizes.dev]
     target.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.tsv", drawn[: sizes.train]), ("dev.tsv", drawn[sizes.train :])):
+    for name, part in (("train.tsv", train), ("dev.tsv", dev)):
         (target / name).write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+
+
+def sentences(rows: list[str]) -> Iterator[str]:
+    """Rows that end as a sentence does and are part of no other row."""
+    everything = "\n".join(map(words, rows))
+    for row in rows:
+        if words(row).endswith(" . ") and everything.count(words(row)) == 1:
+            yield row
+
+
+def words(row: str) -> str:
+    """The text of a row whose words are parted by spaces, a space at both ends."""
+    return f" {row.split(chr(9), maxsplit=1)[0].strip()} "
 
 
 def run(trial: Trial, model: Path, work: Path) -> str:
