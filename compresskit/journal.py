@@ -40,7 +40,7 @@ class Entry:
         digest: of the recipe so far, the model, the data, the seed and the version.
         edits: that this step performed.
         saved: folders (relative to the output) of the models saved by name so far.
-        seconds: of training in this step.
+        seconds: of training, or of measuring importance, in this step.
         skipped: whether there was nothing to do.
     """
 

@@ -148,7 +148,7 @@ class Report:
         model: the model that the report is about.
         original: what it is compared with, or None.
         tokens: length of the example that FLOPs are counted for.
-        steps: training time of each step, in order.
+        steps: training time of each step, in order; of a prune step that looks at data, the time of scoring.
     """
 
     model: Side

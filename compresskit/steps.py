@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class Done:
-    """What a step did: its edits, in order, and the seconds of training in it."""
+    """What a step did: its edits, in order, and the seconds of training, or of measuring importance, in it."""
 
     edits: tuple[Edit, ...] = ()
     seconds: float = 0.0
@@ -160,7 +161,7 @@ def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -
 
 def _prune(verbs: Sequence[Prune], shape: Shape, number: int, workshop: Workshop) -> Done:
     """Score every group first, then cut, so that one pass of gradients serves heads and neurons."""
-    model = workshop.model
+    began, model = time.perf_counter(), workshop.model
     if verbs[0].target == "layers":
         assert isinstance(verbs[0].keep, tuple)
         edits: list[Edit] = [CutLayers(tuple(number - 1 for number in verbs[0].keep))]
@@ -169,7 +170,11 @@ def _prune(verbs: Sequence[Prune], shape: Shape, number: int, workshop: Workshop
         edits = [edit for verb in verbs for edit in _cuts(verb, shape, context, model)]
     for edit in edits:
         perform(edit, model)
-    return Done(tuple(edits))
+    return Done(tuple(edits), time.perf_counter() - began if _look_at_data(verbs) else 0.0)
+
+
+def _look_at_data(verbs: Sequence[Prune]) -> bool:
+    return any(verb.by is not None and verb.by.needs_data for verb in verbs)
 
 
 def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
@@ -207,7 +212,7 @@ def best(scores: torch.Tensor, keep: int) -> tuple[int, ...]:
 def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreContext:
     """What the verbs' pruners share; the verbs have the same loss."""
     generator, verb = _generator(workshop, number), verbs[0]
-    if not any(one.by is not None and one.by.needs_data for one in verbs):
+    if not _look_at_data(verbs):
         return ScoreContext(generator, None)
     rows, collate = workshop.data()
     losses = verb.loss or labels_only()

@@ -173,12 +173,14 @@ def test_the_record_tells_what_was_done(finished, places):
     assert "# model, compressed by trial" in (finished.out / "README.md").read_text()
 
 
-def test_the_report_tells_scores_and_the_seconds_of_each_training(finished):
+def test_the_report_tells_scores_and_the_seconds_of_training_and_of_measuring(finished):
     report = finished.report
     assert [step.name for step in report.steps] == [
         "01 finetune",
         "03 distill teacher",
+        "04 prune heads and neurons (round 1)",
         "06 distill coach (round 1)",
+        "07 prune heads and neurons (round 2)",
         "09 distill coach (round 2)",
     ]
     assert all(step.seconds > 0 for step in report.steps)
