@@ -255,15 +255,17 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
     from compresskit import export as exporting
     from compresskit.checkpoint import load
 
-    target = out or Path(f"{model.rstrip('/')}-{form}")
-    exporting.export(load(model), target, form)
+    target, ready = out or Path(f"{model.rstrip('/')}-{form}"), load(model)
+    if not ready.head_trained:
+        raise CheckpointError(f"{model} has no trained head to export; train it first with `compresskit apply`")
+    exporting.export(ready, target, form)
     click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
-    """Print a script that completes commands and recipe names, to be sourced by SHELL."""
+    """Print a script that completes commands and recipe names, as in: source <(compresskit completion bash)."""
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)

@@ -77,12 +77,12 @@ def _swap(name: str, old: str, new: str) -> str:
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of shipped recipes, then files."""
+    """Names of shipped recipes; files where none begins so, because bash can't be offered both."""
     from click.shell_completion import CompletionItem
 
     shipped = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
     names = [CompletionItem(name) for name in shipped if name.startswith(incomplete)]
-    return [*names, CompletionItem(incomplete, type="file")]
+    return names or [CompletionItem(incomplete, type="file")]
 
 
 count = click.IntRange(min=1)

@@ -89,10 +89,15 @@ def test_completion_prints_the_script_of_a_shell(command, shell):
     assert "_COMPRESSKIT_COMPLETE" in command("completion", shell).stdout
 
 
-def test_recipe_names_are_completed():
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("cost-eff-8x-l", ["plain,cost-eff-8x-labels"]), ("shape", ["plain,shape-8x"]), ("./mine", ["file,./mine"])],
+)
+def test_recipe_names_are_completed_or_else_files(begun, offered):
+    # Bash forgets the names where files are offered after them.
     asked = {
         "_COMPRESSKIT_COMPLETE": "bash_complete",
-        "COMP_WORDS": "compresskit apply cost-eff-8",
+        "COMP_WORDS": f"compresskit apply {begun}",
         "COMP_CWORD": "2",
     }
     shown = subprocess.run(
@@ -102,10 +107,7 @@ def test_recipe_names_are_completed():
         check=True,
         env=os.environ | asked,
     )
-    lines = shown.stdout.splitlines()
-    assert "plain,cost-eff-8x" in lines
-    assert "plain,cost-eff-2x" not in lines
-    assert any(line.startswith("file,") for line in lines)
+    assert shown.stdout.splitlines() == offered
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -137,6 +137,10 @@ def test_a_model_without_a_trained_head_cannot_answer(command, data, tmp_path):
         assert command(*arguments, code=1).stderr == (
             f"Error: {folder} has no trained head to answer with; train it first with `compresskit apply`\n"
         )
+    assert command("export", folder, code=1).stderr == (
+        f"Error: {folder} has no trained head to export; train it first with `compresskit apply`\n"
+    )
+    assert not (tmp_path / "m-stock").exists()
 
 
 def test_more_tokens_than_the_model_reads_are_refused(command, compressed, data):
