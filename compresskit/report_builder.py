@@ -79,7 +79,8 @@ def report_on(model: str, against: str | None, run: Run, timing: bool = True, to
     side, original = _sized(read_original(model), tokens), saved.original if saved else None
     if original is not None:
         sized = Side.sized(original.name, dims, original.shape, tokens)
-        original = replace(original, flops=sized.flops, blocks=sized.blocks)
+        # Its times were taken on the rows of the run; beside those of random tokens they would mean nothing.
+        original = replace(original, flops=sized.flops, blocks=sized.blocks, milliseconds=())
     if against is not None:
         theirs = _saved(against)
         known = [report for report in (original, theirs.model if theirs else None) if report is not None]
