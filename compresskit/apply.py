@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -60,7 +61,10 @@ def apply(
     digests = job.digests()
     journal = Journal(out, digests, [step.name for step in job.plan.steps], [_is_kept(step) for step in job.plan.steps])
     if journal.is_finished((REPORT, RECORD, WEIGHTS)):
+        run.progress.say(f"{out} is finished already; nothing was done, and this is its report")
         return _read_report(out)
+    if job.corpus is not None:
+        run.progress.say(str(job.corpus))
     data_in_tokens = job.rows()
     if state.is_main_process:
         journal.open(reuse)
@@ -110,7 +114,7 @@ def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded
     return Workshop(
         job.fresh,
         model.to(job.run.device),
-        job.original.head_trained,
+        job.original.trained,
         *data,
         job.run,
         job.plan.recipe.seed,
@@ -128,7 +132,7 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         if (out / entry.folder / WEIGHTS).is_file()
     ]
     # A head that nothing trained answers at random; its scores would only flatter the result.
-    untouched = job.fresh() if job.original.head_trained else None
+    untouched = job.fresh() if job.original.trained else None
     reference = load(str(out / tuned[0])) if tuned else untouched
     seconds = [
         (f"{entry.number:02d} {describe(planned)}", entry.seconds)
@@ -150,12 +154,13 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         "recipe": recipe.to_yaml(),
         "seed": recipe.seed,
         "base_model": job.original.original.name,
-        "data": {"data": job.data, **asdict(job.options)} if job.data is not None else None,
+        "data": _data(job),
         "run": {
             "max_tokens": job.run.max_tokens,
             "precision": "bf16" if job.run.bf16 else "fp32",
             "device": job.run.device,
         },
+        "trained": job.trains_its_exits,
         "versions": versions(),
         "origins": origins(recipe),
         "edits": [edit_to_json(edit) | {"step": entry.number} for entry in done for edit in entry.edits],
@@ -168,6 +173,14 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         "README.md": card(recipe, job.original.original.name, report),
     }
     save(workshop.model, job.tokenizer, out, files)
+
+
+def _data(job: Job) -> dict[str, Any] | None:
+    if job.corpus is None:
+        return None
+    columns = job.corpus.columns
+    found = {"text_columns": list(columns.texts), "label_column": columns.label}
+    return {"data": job.data, **asdict(job.options), **found}
 
 
 def _read_report(out: Path) -> Report:

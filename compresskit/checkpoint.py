@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from compresskit.anatomy import Anatomy
 from compresskit.catalogue import load_catalogue
+from compresskit.columns import Columns
 from compresskit.config import CompressedConfig
 from compresskit.cost import Dims, dims_of, longest, original_shape
 from compresskit.edits import Shape
@@ -50,12 +51,14 @@ class Original:
         config: the config of the family (`BertConfig` ...), also for a compressed folder.
         anatomy: where its parts are.
         shape: its shape as it is given.
+        policy: by which a compressed model leaves early, in the form of its config.
     """
 
     name: str
     config: PreTrainedConfig
     anatomy: Anatomy
     shape: Shape
+    policy: Mapping[str, Any] | None = None
 
     @property
     def longest(self) -> int:
@@ -102,6 +105,18 @@ class Checkpoint:
         names = self.model.config.id2label
         return tuple(str(names[index]) for index in sorted(names))
 
+    @property
+    def trained(self) -> bool:
+        """Whether what answers has been trained; not so for exits that were put in and never learnt anything."""
+        return self.head_trained and bool((self.record or {}).get("trained", True))
+
+    @property
+    def columns(self) -> Columns | None:
+        """The columns of the data that it was compressed with; None where nobody wrote them down."""
+        data = (self.record or {}).get("data") or {}
+        texts, label = data.get("text_columns"), data.get("label_column")
+        return Columns(tuple(texts), label) if texts and label else None
+
 
 def read_original(name: str, labels: int | None = None) -> Original:
     """Read a folder's or Hub model's config; no weights.
@@ -119,7 +134,7 @@ def read_original(name: str, labels: int | None = None) -> Original:
         anatomy = load_catalogue().anatomy(str(config.original.get("model_type")))
         own = AutoConfig.for_model(**config.original)
         shape = Shape.from_json(config.shape) if config.shape else original_shape(anatomy, own)
-        return Original(name, own, anatomy, shape)
+        return Original(name, own, anatomy, shape, config.exit_policy)
     anatomy = load_catalogue().anatomy(config.model_type)
     if labels is not None:
         config.num_labels = labels

@@ -2,7 +2,8 @@
 
 Text: a pair of `PAIRS` that is there; else the one name of `SINGLES` that is there; else the one column that isn't the
 label. Label: the first line of `LABELS` that has a name there. Two answers are an error that asks, never a guess.
-Letter case in the file does not matter here; names given by the user are taken to the letter.
+Letter case in the file does not matter here; names given by the user are taken to the letter. Before all that, a model
+that was compressed with columns of some names takes columns of the same names where a file has them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ LABELS = (
     ("entailment_judgment", "quality", "is_duplicate", "class", "category", "target", "sentiment", "stars", "rating"),
     ("score", "relatedness_score", "similarity"),
 )
+NUMBERS = {1: "one column", 2: "two columns"}
 F1_LABELS = ("quality", "is_duplicate")
 """Label columns of MRPC and QQP, which are judged by F1."""
 
@@ -43,21 +45,44 @@ class Columns:
     label: str
 
 
-def find_columns(table: Table, texts: Sequence[str] | None, label: str | None) -> Columns:
+def find_columns(
+    table: Table, texts: Sequence[str] | None, label: str | None, before: Columns | None = None
+) -> Columns:
     """Both kinds of column.
 
+    Args:
+        texts, label: as the user says, or None.
+        before: what the model at hand was compressed with.
+
     Raises:
-        DataError: a named column isn't there, none can be found or several can, the label is a text column too.
+        DataError: a named column isn't there, none can be found or several can, the label is a text column too, or
+            there are two texts where there was one before, or one where there were two.
     """
+    if label is None and before is not None and before.label in table.columns and before.label not in (texts or ()):
+        label = before.label
     found_label = _named(table, label, "--label-column") if label is not None else _find_label(table, texts or ())
-    found_texts = find_texts(table, texts, found_label)
+    found_texts = find_texts(table, texts, found_label, before)
     if found_label in found_texts:
         raise DataError(f"{table.source}: the column '{found_label}' can't be both text and label; name another")
     return Columns(found_texts, found_label)
 
 
-def find_texts(table: Table, texts: Sequence[str] | None, label: str | None = None) -> tuple[str, ...]:
+def find_texts(
+    table: Table, texts: Sequence[str] | None, label: str | None = None, before: Columns | None = None
+) -> tuple[str, ...]:
     """The text columns alone, for rows that need no label. Raises DataError as `find_columns`."""
+    if texts is None and before is not None and {*before.texts} <= {*table.columns} - {label}:
+        return before.texts
+    found = _find_texts(table, texts, label)
+    if before is not None and len(found) != len(before.texts):
+        raise DataError(
+            f"{table.source}: the text would be {','.join(found)}, and the model was compressed with "
+            f"{_spoken(before.texts)}; name {NUMBERS[len(before.texts)]} with --text-columns"
+        )
+    return found
+
+
+def _find_texts(table: Table, texts: Sequence[str] | None, label: str | None) -> tuple[str, ...]:
     if texts is not None:
         if not 1 <= len(texts) <= 2 or len(set(texts)) < len(texts):
             raise DataError(f"--text-columns {','.join(texts)}: give one column, or two different ones")
@@ -102,6 +127,10 @@ def _named(table: Table, name: str, flag: str) -> str:
     near = get_close_matches(name.lower(), lowered, n=1)
     hint = f"did you mean '{lowered[near[0]]}'?" if near else f"name another with {flag}"
     raise DataError(f"{table.source} has no column '{name}' ({_listed(table)}); {hint}")
+
+
+def _spoken(texts: Sequence[str]) -> str:
+    return f"pairs of texts ({','.join(texts)})" if len(texts) == 2 else f"single texts ({texts[0]})"
 
 
 def _listed(table: Table) -> str:

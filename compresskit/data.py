@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from compresskit.columns import Columns, check_columns, find_columns, find_texts
+from compresskit.columns import Columns, check_columns, find_columns
 from compresskit.errors import DataError
-from compresskit.labels import Labels, Task, TaskKind, is_numbered, label_text, make_task, to_ids, to_numbers
+from compresskit.labels import Labels, Task, TaskKind, is_numbered, label_text, make_task, some, to_ids, to_numbers
 from compresskit.row_files import ENDINGS, Row, Table, open_table
 
 __all__ = ["Corpus", "DataOptions", "Rows", "Task", "TaskKind", "input_texts", "load_corpus"]
@@ -76,17 +76,33 @@ class Corpus:
 
     Args:
         train: None where nothing is to be learnt.
+        columns: where text and labels were found.
         fingerprint: sha256 of texts, labels and task, whatever the file's name or format.
     """
 
     train: Rows | None
     eval: Rows
     task: Task
+    columns: Columns
     fingerprint: str
+
+    def __str__(self) -> str:
+        """`text: sentence1, sentence2; label: quality (0, 1); 3,668 rows to learn from, 408 to evaluate on`."""
+        labels = some(self.task.labels) or "a number"
+        learn = f"{len(self.train):,} rows to learn from, " if self.train is not None else ""
+        rows = "" if learn else " row" if len(self.eval) == 1 else " rows"
+        return (
+            f"text: {', '.join(self.columns.texts)}; label: {self.columns.label} ({labels}); "
+            f"{learn}{len(self.eval):,}{rows} to evaluate on"
+        )
 
 
 def load_corpus(
-    data: str, options: DataOptions, model_labels: Sequence[str] | None = None, need_train: bool = True
+    data: str,
+    options: DataOptions,
+    model_labels: Sequence[str] | None = None,
+    need_train: bool = True,
+    before: Columns | None = None,
 ) -> Corpus:
     """Read and check everything.
 
@@ -95,12 +111,13 @@ def load_corpus(
             holds the training rows, or the evaluation rows where no others are needed.
         model_labels: names of a trained head's outputs in order, or None where the head is still to be trained.
         need_train: False to read evaluation rows alone.
+        before: the columns that the model was compressed with.
 
     Raises:
         DataError: with the file, the line and what to do.
     """
     train_table, eval_table = _tables(data, options.eval_data, need_train)
-    columns = find_columns(train_table or eval_table, options.text_columns, options.label_column)
+    columns = find_columns(train_table or eval_table, options.text_columns, options.label_column, before)
     numbered = is_numbered(model_labels)
     train = _read(train_table, columns, numbered) if train_table is not None else None
     evaluation = _read(eval_table, columns, numbered)
@@ -114,16 +131,15 @@ def load_corpus(
                 f"{train_rows.source}: the {len(train_rows)} rows drawn have one label only; raise --max-train-rows"
             )
     eval_rows = _draw(_rows(*evaluation, task, matching), options.max_eval_rows, options.seed, "--max-eval-rows")
-    return Corpus(train_rows, eval_rows, task, _fingerprint(train_rows, eval_rows, task))
+    return Corpus(train_rows, eval_rows, task, columns, _fingerprint(train_rows, eval_rows, task))
 
 
-def input_texts(table: Table, text_columns: Sequence[str] | None = None) -> Iterator[tuple[Row, tuple[str, ...]]]:
+def input_texts(table: Table, columns: Sequence[str]) -> Iterator[tuple[Row, tuple[str, ...]]]:
     """Each row of a table with its text, lazily and without labels; here a text may be empty.
 
     Raises:
-        DataError: at the first step where columns can't be found, at a row whose text is missing or not text.
+        DataError: at a row whose text is missing or not text.
     """
-    columns = find_texts(table, text_columns)
     for row in table:
         yield row, _texts(table, row, columns, empty=True)
 
@@ -137,7 +153,7 @@ def _tables(data: str, eval_data: str | None, need_train: bool) -> tuple[Table |
     if path.is_dir():
         train = open_table(_split_file(path, TRAIN_STEMS)) if need_train else None
         return train, eval_table or open_table(_split_file(path, EVAL_STEMS))
-    hub = re.fullmatch(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?", data)
+    hub = re.fullmatch(r"(?P<name>\w[\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?", data)
     if hub is None and not path.exists() and not path.suffix and len(path.parts) == 1:
         raise DataError(
             f"there is no {data}; check the path, or give a Hub dataset with its owner, as in nyu-mll/glue:sst2"

@@ -54,6 +54,15 @@ class Job:
         """The original's."""
         return self.original.tokenizer
 
+    @property
+    def trains_its_exits(self) -> bool:
+        """Whether what will answer has learnt to: a head that was trained, or trained here after the last exit step."""
+        trained = self.original.trained
+        for planned in self.plan.steps:
+            if isinstance(planned.work, (Exit, Training)):
+                trained = isinstance(planned.work, Training)
+        return trained
+
     def digests(self) -> list[str]:
         """One per step: of everything that the step's result depends on."""
         config = self.original.model.config.original
@@ -111,7 +120,7 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     if data is not None:
         original.check_length(run.max_tokens)
         labels = original.labels if original.head_trained else None
-        corpus = load_corpus(data, options, labels, need_train=needs_data(recipe))
+        corpus = load_corpus(data, options, labels, needs_data(recipe), original.columns)
 
     def fresh() -> Checkpoint:
         # A new head is drawn at random: from the recipe's seed, so that every load gives the same.
@@ -159,7 +168,7 @@ def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> 
         CheckpointError: it can't be read, or can't teach this student.
     """
     teacher = load(name)
-    if not teacher.head_trained:
+    if not teacher.trained:
         raise CheckpointError(f"teacher {name} has no trained head; fine-tune it first, or use another teacher")
     match_labels(teacher.labels, student.labels, name)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():

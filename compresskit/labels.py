@@ -135,7 +135,7 @@ def to_ids(labels: Labels, task: Task, matching: Literal["head", "train"]) -> tu
         if index is None:
             whose = "the model's head" if matching == "head" else "the training rows"
             raise DataError(
-                f"{labels.place(row)}: the label '{text}' is unknown to {whose} ({_some(task.labels)}); "
+                f"{labels.place(row)}: the label '{text}' is unknown to {whose} ({some(task.labels)}); "
                 "write it as one of them, or leave the row out"
             )
         found.append(index)
@@ -175,7 +175,7 @@ def _check_head(labels: Labels, kind: TaskKind, head: Sequence[str] | None) -> N
     if kind == "regression":
         raise DataError(
             f"{labels.source}: the column '{labels.column}' asks for a number and the model's head names classes "
-            f"({_some(head)}); choose another --label-column or another model"
+            f"({some(head)}); choose another --label-column or another model"
         )
     raise DataError(
         f"{labels.source}: the column '{labels.column}' asks for a class and the model's head gives one number; "
@@ -206,5 +206,6 @@ def plain(name: str) -> str:
     return numbered.group(1) if numbered else name.casefold()
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The names, or the first ten of many."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

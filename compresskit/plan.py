@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -39,6 +40,12 @@ class Planned:
         """`prune`, `distill` ... as in folder names."""
         verb = self.work[0] if isinstance(self.work, tuple) else self.work
         return type(verb).__name__.lower()
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the recipe, counted from 0: `4.3` for `steps.4.steps.3`, `1, 2` for two prunes."""
+        verbs = self.work if isinstance(self.work, tuple) else (self.work,)
+        return ", ".join(".".join(re.findall(r"\d+", verb.label.split()[0])) for verb in verbs)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from compresskit.batches import batches, collate, encode
+from compresskit.checkpoint import Checkpoint
+from compresskit.columns import find_texts
 from compresskit.data import Rows, input_texts
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.row_files import Row, open_table
@@ -40,12 +42,12 @@ class Prediction:
 
 
 def predict(
-    model: CompressedForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
+    ready: Checkpoint,
     source: str | Path,
     target: str | Path,
     run: Run,
     text_columns: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Copy a file of rows with the columns `label`, `probability` and `exit` added.
 
@@ -53,9 +55,10 @@ def predict(
     work is done. For a model that predicts a number, `probability` is empty.
 
     Args:
-        model: on `run.device`.
+        ready: a model on `run.device` and its tokenizer.
         source, target: csv, tsv or json lines; `source` may be parquet too.
-        text_columns: found by their usual names where None.
+        text_columns: where None, those that the model was compressed with or columns with usual names.
+        overwrite: whether `target` may be there already; it may even be `source`.
 
     Returns:
         How many rows there were.
@@ -64,12 +67,14 @@ def predict(
         DataError: a file or a row can't be read or written; `target` is then as it was.
     """
     table = open_table(source)
-    writer = RowWriter(target, table, COLUMNS)
-    total = sum(1 for _ in input_texts(table, text_columns))
+    columns = find_texts(table, text_columns, before=ready.columns)
+    writer = RowWriter(target, table, COLUMNS, overwrite)
+    run.progress.say(f"text: {', '.join(columns)}")
+    total = sum(1 for _ in input_texts(table, columns))
     with writer, run.progress.task("classifying", total) as task:
-        rows = input_texts(table, text_columns)
+        rows = input_texts(table, columns)
         while chunk := _chunk(rows):
-            answers = predict_texts(model, tokenizer, [texts for _, texts in chunk], run)
+            answers = predict_texts(ready.model, ready.tokenizer, [texts for _, texts in chunk], run)
             for (row, _), answer in zip(chunk, answers, strict=True):
                 writer.write(row, (answer.label, answer.probability, answer.exit))
             task.advance(len(chunk))

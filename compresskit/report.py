@@ -51,7 +51,7 @@ class Milliseconds:
 
     Args:
         label: what was timed: `full depth` or `leaving early`.
-        batch, tokens: shape of the batches.
+        batch, tokens: shape of the batches; with too few rows for one, rows stand in it again.
         median, low, high: milliseconds per example, with first and third quartile.
         processor: name of the processor or GPU.
         threads: that torch could use.
@@ -110,7 +110,7 @@ class Side:
         parameters: how many.
         flops: of one example at full depth, by convention.
         blocks: where parameters and work are.
-        bytes_on_disk: of the weights file, or None where there is none yet.
+        bytes_on_disk: of the weights, or None where there is none yet.
         scores, milliseconds, leaving: as far as they were measured.
     """
 

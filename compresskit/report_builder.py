@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from compresskit.batches import collate, encode
 from compresskit.checkpoint import Checkpoint, Original, load, read_original, read_record
@@ -88,7 +89,14 @@ def report_on(model: str, against: str | None, run: Run, timing: bool = True, to
         scored = [other.scores for other in known if (other.name, other.shape) == (original.name, original.shape)]
         original = replace(original, scores=scored[0] if scored else ())
     if saved is not None:
-        side = replace(side, scores=saved.model.scores, leaving=saved.model.leaving)
+        leaving = saved.model.leaving
+        if leaving is None or leaving.policy == _words(read_original(model).policy or {}):
+            side = replace(side, scores=saved.model.scores, leaving=leaving)
+        else:
+            run.progress.say(
+                f"{model} no longer leaves by {leaving.policy}, with which it was scored, so its scores are left out; "
+                "`compresskit evaluate` gives new ones"
+            )
     if side.leaving is not None:
         flops = expected_flops(dims, side.shape, side.leaving.histogram, tokens)
         side = replace(side, leaving=replace(side.leaving, flops=flops))
@@ -114,17 +122,29 @@ def scores(evaluation: Evaluation) -> tuple[Score, ...]:
 def _leaving(evaluation: Evaluation, original: Original, model: CompressedForSequenceClassification) -> Leaving | None:
     if evaluation.own is None or evaluation.policy is None:
         return None
-    words = ", ".join(f"{key} {value}" if key != "by" else str(value) for key, value in evaluation.policy.items())
+    own = dict(evaluation.policy)
+    words = _words({"by": own.pop("by"), "with": own})
     histogram = dict(evaluation.own.histogram)
     return Leaving(words, histogram, expected_flops(original.dims, model.shape, histogram))
+
+
+def _words(policy: Mapping[str, Any]) -> str:
+    """An exit policy in the form of the config as `entropy, threshold 0.3`."""
+    return ", ".join([str(policy.get("by")), *(f"{key} {value}" for key, value in policy.get("with", {}).items())])
 
 
 def _sized(original: Original, tokens: int = 128) -> Side:
     """What the config tells, and the size of the weights in the folder."""
     folder = Path(original.name)
     files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
-    size = sum(file.stat().st_size for file in files) if files else None
+    size = sum(_tensor_bytes(file) for file in files) if files else None
     return replace(Side.sized(original.name, original.dims, original.shape, tokens), bytes_on_disk=size)
+
+
+def _tensor_bytes(file: Path) -> int:
+    """Bytes of the numbers in a safetensors file: all but its header, whose length is its first 8 bytes."""
+    with file.open("rb") as opened:
+        return file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
 
 
 def _saved(name: str) -> Report | None:

@@ -2,7 +2,7 @@
 
 A csv is quoted as RFC 4180 says. A tsv comes in two dialects with one file ending: in GLUE's files a quote is a
 character like any other (IANA's text/tab-separated-values), spreadsheets and pandas quote tsv as they quote csv.
-`_is_quoted` tells them apart from the whole file, so a tsv is read twice. Line endings may be CRLF, a byte-order mark
+The whole file tells which one it is, so a tsv is read twice. Line endings may be CRLF, a byte-order mark
 is dropped, blank lines are skipped.
 """
 

@@ -27,13 +27,14 @@ class RowWriter:
         path: where to write; its ending chooses the format.
         like: the table whose rows will be written.
         added: names of the columns to add.
+        overwrite: whether a file of that name may be replaced.
 
     Raises:
-        DataError: unknown ending, no such folder, `predicted_` name taken too, a full disk, a row that the format can't
-            hold.
+        DataError: unknown ending, no such folder, a file that is there already, `predicted_` name taken too, a full
+            disk, a row that the format can't hold.
     """
 
-    def __init__(self, path: str | Path, like: Table, added: Sequence[str]) -> None:
+    def __init__(self, path: str | Path, like: Table, added: Sequence[str], overwrite: bool = False) -> None:
         self.path = Path(path)
         self.like = like
         self._ending = self.path.suffix.lower()
@@ -43,6 +44,8 @@ class RowWriter:
             raise DataError(f"{path} is a folder; name a file to write")
         if not self.path.parent.is_dir():
             raise DataError(f"no folder {self.path.parent} to write {self.path.name} in; create it")
+        if self.path.exists() and not overwrite:
+            raise DataError(f"{path} is there already; name another file, or replace it with --overwrite")
         self.added = tuple(_free_name(name, like) for name in added)
         self._bare = self._ending == ".tsv" and not like.quoted
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")

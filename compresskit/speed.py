@@ -54,7 +54,7 @@ def time_rows(
     run: Run,
     original: CompressedForSequenceClassification | None = None,
 ) -> Times:
-    """Times on real rows at each batch size of `SAMPLES`.
+    """Times on real rows at each batch size of `SAMPLES`; where there are too few rows, they are taken again.
 
     The model is timed at full depth and, where it has exits and a policy, leaving early; the original, if given, at
     full depth. What is to be compared runs in turns on the same batches.

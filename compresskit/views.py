@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from compresskit.recipe import Recipe
 
 
+PLACES = (
+    "The place is that in the recipe, counted from 0, as in --set steps.0.finetune.epochs=1 for place 0 and "
+    "--set steps.4.steps.3.epochs=1 for place 4.3."
+)
+
+
 def plan_tables(plan: Plan) -> list[Table]:
     """The steps, and what they will leave of the original."""
     from compresskit.report import Report, Side
@@ -23,15 +29,15 @@ def plan_tables(plan: Plan) -> list[Table]:
     rows = []
     for number, step in enumerate(plan.steps, start=1):
         shape = step.shape
-        done = (str(number), step.name, str(step.iteration or ""))
+        done = (str(number), step.name, step.place, str(step.iteration or ""))
         heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
         rank = "" if shape.rank is None else f"{shape.rank:,}"
         rows.append((*done, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits)))
-    columns = ("step", "does", "round", "layers", "heads", "neurons", "rank", "exits")
+    columns = ("step", "does", "place", "round", "layers", "heads", "neurons", "rank", "exits")
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
     sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
-    return [Table(title, columns, tuple(rows)), *Report(*sides).tables()]
+    return [Table(title, columns, tuple(rows), PLACES), *Report(*sides).tables()]
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:
@@ -46,13 +52,15 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def prediction_table(texts: Sequence[str], answers: Sequence[Prediction]) -> Table:
-    """Each text with its answer."""
+def prediction_table(texts: Sequence[tuple[str, ...]], answers: Sequence[Prediction]) -> Table:
+    """Each text, or pair of texts, with its answer."""
     rows = []
     for text, answer in zip(texts, answers, strict=True):
         label = answer.label if isinstance(answer.label, str) else f"{answer.label:.4f}"
-        rows.append((text, label, "" if answer.probability is None else f"{answer.probability:.3f}", str(answer.exit)))
-    return Table("", ("text", "label", "probability", "exit"), tuple(rows))
+        sure = "" if answer.probability is None else f"{answer.probability:.3f}"
+        rows.append((*text, label, sure, str(answer.exit)))
+    names = ("text", "text pair")[: len(texts[0])]
+    return Table("", (*names, "label", "probability", "exit"), tuple(rows))
 
 
 def catalogue_tables(entries: Iterable[Entry]) -> list[Table]:

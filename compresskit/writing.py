@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from safetensors import SafetensorError
 from compresskit.errors import CheckpointError
 
 SCRATCH = ".saving"
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""What the system says where no file can be, however much room there is."""
 
 
 @contextmanager
@@ -65,7 +68,8 @@ def saving(folder: Path) -> Iterator[None]:
             if "inline_container" not in reason:
                 raise
             reason = "a file was cut short"
+        advice = "give another folder" if getattr(error, "errno", None) in NO_PLACE else "make room"
         raise CheckpointError(
             f"could not save to {folder}: {reason}; what was there before is untouched, "
-            "make room and run the command again"
+            f"{advice} and run the command again"
         ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from generator import code, commands, formats, recipes
+from generator import code, commands, formats, recipes, texts
 
 REFERENCE = Path(__file__).parent / "reference"
 PAGES = {
@@ -17,6 +17,7 @@ PAGES = {
     "strategies.md": recipes.strategies,
     "architectures.md": code.architectures,
     "cli.md": commands.cli,
+    "data.md": texts.texts,
     "formats.md": formats.formats,
     "hooks.md": code.hooks,
     "python.md": code.python,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "cost-eff"
+FINETUNE = Path(__file__).parent / "finetune.yaml"
 RECIPES = ("cost-eff-8x", "cost-eff-2x")
 CHOSEN = (
     "steps.1.head=mean-tanh",
@@ -28,8 +29,10 @@ CHOSEN = (
     "steps.5.by=[hidden-states, predictions]",
 )
 """What is set in every run, chosen on rows held out of train: see docs/results/cost-eff/notes.md."""
-MANY_ROWS = ("steps.0.finetune.epochs=2", "steps.4.steps.3.epochs=0.5")
-"""For SST-2: the teacher learns for two epochs; half an epoch a round, as in the paper's settings for it."""
+MANY_ROWS = ("steps.4.steps.3.epochs=0.5",)
+"""For SST-2: half an epoch a round, as in the paper's settings for it."""
+TEACHER = ("steps.0.finetune.epochs=1",)
+"""For SST-2: the teacher learns apart, one epoch of all 67,349 rows; what comes after it sees 12,000 of them."""
 FEW_ROWS = ("steps.0.finetune.batch_size=16",)
 """For MRPC."""
 
@@ -44,6 +47,7 @@ class Task:
         options: of `apply` that this data set needs.
         seed: of the recipe.
         schedule: what of the recipe is set for this data set.
+        teacher: what is set to fine-tune the checkpoint apart, on all rows; where empty the recipe does it.
     """
 
     name: str
@@ -51,10 +55,16 @@ class Task:
     options: tuple[str, ...]
     seed: int = 42
     schedule: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The option for the length that texts are cut to."""
+        return self.options[self.options.index("--max-tokens") :]
 
 
 TASKS = (
-    Task("sst2", "glue/SST-2", ("--max-train-rows", "12000", "--max-tokens", "64"), schedule=MANY_ROWS),
+    Task("sst2", "glue/SST-2", ("--max-train-rows", "12000", "--max-tokens", "64"), 42, MANY_ROWS, TEACHER),
     Task("mrpc-42", "glue/MRPC", ("--max-tokens", "72"), schedule=FEW_ROWS),
     Task("qnli", "glue/QNLI-dev-split", ("--max-tokens", "128")),
     Task("sick", "SICK", ("--max-tokens", "64")),
@@ -82,22 +92,27 @@ def main() -> None:
 
 def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
     """Apply the recipe, evaluate teacher, assistant and result, write the JSON."""
-    out = work / f"{task.name}-{recipe}"
+    out, given = work / f"{task.name}-{recipe}", work / f"{task.name}-teacher"
     others = [work / f"{task.name}-{name}" for name in RECIPES if name != recipe]
     other = next((folder for folder in others if folder.is_dir()), None)
-    shown = ["compresskit", "apply", recipe, "--model", "CHECKPOINT", "--data", f"DATA/{task.folder}", "--out", "OUT"]
-    shown += [word for setting in (*CHOSEN, *task.schedule) for word in ("--set", setting)]
-    shown += [*task.options, "--seed", str(task.seed)]
-    places = {"CHECKPOINT": str(model), f"DATA/{task.folder}": str(data), "OUT": str(out)}
-    real = [places.get(word, word) for word in shown[1:]]
+    places = {"CHECKPOINT": model, f"DATA/{task.folder}": data, "TEACHER": given, "OUT": out, "finetune.yaml": FINETUNE}
+    shown = []
+    if task.teacher:
+        # On all rows, so without the options that draw some.
+        shown.append([*words("finetune.yaml", "CHECKPOINT", task, "TEACHER", task.teacher), *task.tokens])
+    start = "TEACHER" if task.teacher else "CHECKPOINT"
+    shown.append([*words(recipe, start, task, "OUT", (*CHOSEN, *task.schedule)), *task.options])
+    real = [[str(places.get(word, word)) for word in line] for line in shown]
+    for line in real[:-1]:
+        command(line)
     began = time.perf_counter()
-    command([*real, "--json", *(("--reuse", str(other)) if other else ())])
+    command([*real[-1], "--json", *(("--reuse", str(other)) if other else ())])
     steps = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))}
     saved = next(step["saved"] for step in reversed(steps.values()) if step["saved"])
-    models = {"teacher": out / saved["teacher"], "assistant": out / saved["assistant"], "model": out}
-    length = [*task.options[task.options.index("--max-tokens") :]]
+    teacher = given if task.teacher else out / saved["teacher"]
+    models = {"teacher": teacher, "assistant": out / saved["assistant"], "model": out}
     found = {
-        name: json.loads(command(["evaluate", str(folder), "--data", str(data), *length, "--json"]))
+        name: json.loads(command(["evaluate", str(folder), "--data", str(data), *task.tokens, "--json"]))
         for name, folder in models.items()
     }
     record = json.loads((out / "compression.json").read_text())
@@ -105,7 +120,7 @@ def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
         "task": task.name,
         "recipe": recipe,
         "seed": task.seed,
-        "command": shlex.join(shown),
+        "commands": [shlex.join(["compresskit", *line]) for line in shown],
         "wall_seconds": time.perf_counter() - began,
         "shared_steps_from": other.name if other else None,
         "seconds": {name: step["seconds"] for name, step in steps.items()},
@@ -113,14 +128,20 @@ def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
         "record": {key: record[key] for key in ("versions", "report")},
     }
     text = json.dumps(result, indent=1)
-    for place, name in ((model, "CHECKPOINT"), (out, "OUT"), (work, "WORK")):
+    for place, name in ((model, "CHECKPOINT"), (given, "TEACHER"), (out, "OUT"), (work, "WORK")):
         text = text.replace(str(place), name)
     (RESULTS / f"{task.name}-{recipe}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def command(words: list[str]) -> str:
+def words(recipe: str, model: str, task: Task, out: str, settings: tuple[str, ...]) -> list[str]:
+    """A command with placeholders for the places."""
+    line = ["apply", recipe, "--model", model, "--data", f"DATA/{task.folder}", "--out", out]
+    return [*line, "--seed", str(task.seed), *(word for setting in settings for word in ("--set", setting))]
+
+
+def command(line: list[str]) -> str:
     """Run compresskit and return what it printed; its progress goes to the terminal."""
-    done = subprocess.run([sys.executable, "-m", "compresskit", *words], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-m", "compresskit", *line], check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 
 

@@ -176,7 +176,7 @@ def details(result: Result) -> Iterator[str]:
         f"### {result['recipe']}, seed {result['seed']}",
         "",
         "```console",
-        f"$ {result['command']}",
+        *(f"$ {line}" for line in result["commands"]),
         "```",
         "",
     )
@@ -206,7 +206,9 @@ def details(result: Result) -> Iterator[str]:
             yield table_line([name, t["label"], str(t["batch"]), str(t["tokens"]), f"{t['median']:.2f}", spread])
     times = report["model"]["milliseconds"][0]
     yield ""
-    yield f"On {times['processor']}, {times['threads']} threads, {times['dtype']}, with the rows' real lengths."
+    threads = f"{times['threads']} {'thread' if times['threads'] == 1 else 'threads'}"
+    beside = ", another run beside it" if times["threads"] == 1 else ""
+    yield f"On {times['processor']}, {threads}{beside}, {times['dtype']}, with the rows' real lengths."
     spent = {name: seconds for name, seconds in result["seconds"].items() if seconds}
     shared = f" (the steps shared with {result['shared_steps_from']} included)" if result["shared_steps_from"] else ""
     yield ""

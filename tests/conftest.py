@@ -90,3 +90,18 @@ def zygote() -> Iterator[Callable[..., dict[str, Any]]]:
 
         yield run
         process.stdin.close()
+
+
+@pytest.fixture
+def told() -> Any:
+    """A `Progress` that keeps what is said in `messages`."""
+    from compresskit.progress import Silent
+
+    class Listener(Silent):
+        def __init__(self) -> None:
+            self.messages: list[str] = []
+
+        def say(self, message: str) -> None:
+            self.messages.append(message)
+
+    return Listener()

@@ -21,7 +21,6 @@ from compresskit.edits import edit_from_json
 from compresskit.errors import CheckpointError, CompresskitError
 from compresskit.journal import RUN
 from compresskit.plan import make_plan
-from compresskit.progress import Silent
 from compresskit.recipe import read_recipe
 from compresskit.report import Report
 from compresskit.run import Run
@@ -113,16 +112,6 @@ def files(folder):
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-class Listener(Silent):
-    """Remembers what is said."""
-
-    def __init__(self):
-        self.messages = []
-
-    def say(self, message):
-        self.messages.append(message)
-
-
 @pytest.fixture
 def worked(monkeypatch):
     """The numbers of the steps that are carried out."""
@@ -158,7 +147,9 @@ def test_the_record_tells_what_was_done(finished, places):
     assert set(record["origins"]) == {"entropy", "predictions", "labels", "taylor", "magnitude", "svd", "hidden-states"}
     assert Report.from_json(record["report"]) == finished.report
     assert record["run"] == {"max_tokens": 128, "precision": "fp32", "device": "cpu"}
-    assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions())}
+    columns = {"text_columns": ["sentence"], "label_column": "label"}
+    assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions()), **columns}
+    assert record["trained"] is True
     shape = load(str(places / "model")).original.shape
     for edit in record["edits"]:
         step = edit.pop("step")
@@ -221,15 +212,38 @@ def test_a_recipe_that_looks_at_no_data_needs_none(carry, places, tmp_path):
     assert not (tmp_path / "out" / "steps" / "training-01").exists()
 
 
-def test_a_trained_head_is_its_own_teacher(carry, places, tmp_path, worked):
-    told = Listener()
+def test_exits_that_learnt_nothing_are_no_trained_model(carry, places, tmp_path):
+    carry(tmp_path / "shape", recipe="shape-8x", model="trained", data=None)
+    shape = load(str(tmp_path / "shape"))
+    assert (shape.head_trained, shape.trained) == (True, False)
+    (tmp_path / "tune.yaml").write_text(
+        "recipe: 1\nsteps:\n  - finetune: {epochs: 1, learning_rate: 1e-3, batch_size: 16}\n"
+    )
+    carry(tmp_path / "tuned", recipe=tmp_path / "tune.yaml", model=tmp_path / "shape")
+    tuned = load(str(tmp_path / "tuned"))
+    assert tuned.trained and tuned.model.shape == shape.model.shape
+    assert not same(tmp_path / "tuned", tmp_path / "shape")
+    taught = f"recipe: 1\nsteps:\n  - {{distill: {tmp_path}/shape, by: predictions, epochs: 1}}\n"
+    (tmp_path / "taught.yaml").write_text(taught)
+    with pytest.raises(CheckpointError) as caught:
+        carry(tmp_path / "taught", recipe=tmp_path / "taught.yaml", model="trained")
+    assert str(caught.value) == (
+        f"teacher {tmp_path}/shape has no trained head; fine-tune it first, or use another teacher"
+    )
+
+
+def test_a_trained_head_is_its_own_teacher(carry, places, tmp_path, worked, told):
     carry(tmp_path / "out", model="trained", run=Run(progress=told))
     record = json.loads((tmp_path / "out" / "steps" / "02-exit" / "step.json").read_text())
     assert record["saved"] == {"teacher": "original"}
     tuned, given = weights(tmp_path / "out" / "steps" / "01-finetune"), weights(places / "trained")
     assert all(torch.equal(tuned[f"network.{name}"], weight) for name, weight in given.items())
     assert worked == list(range(1, 10))
-    assert told.messages[:2] == ["step 1 of 9: finetune", "skipped: the head is trained already"]
+    assert told.messages[:3] == [
+        "text: sentence; label: label (LABEL_0, LABEL_1); 32 rows to learn from, 16 to evaluate on",
+        "step 1 of 9: finetune",
+        "skipped: the head is trained already",
+    ]
 
 
 def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp_path):
@@ -239,8 +253,7 @@ def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp
     assert not same(tmp_path / "rounded", finished.out)
 
 
-def test_progress_is_told(carry, tmp_path):
-    told = Listener()
+def test_progress_is_told(carry, tmp_path, told):
     carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=told))
     assert told.messages == [
         "step 1 of 3: exit",
@@ -251,6 +264,9 @@ def test_progress_is_told(carry, tmp_path):
     told.messages.clear()
     carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=told))
     assert told.messages == [f"going on after step 3 of 3, which is in {tmp_path}/out"]
+    told.messages.clear()
+    carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(progress=told))
+    assert told.messages == [f"{tmp_path}/out is finished already; nothing was done, and this is its report"]
 
 
 def test_steps_are_described_in_words(places):

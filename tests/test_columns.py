@@ -57,6 +57,50 @@ def test_flags_win():
     assert find_columns(table("label", "sentence", "mood"), ("label",), "mood") == Columns(("label",), "mood")
 
 
+def test_what_a_model_was_compressed_with_comes_before_usual_names():
+    odd = Columns(("premise", "text"), "kind")
+    columns = ("premise", "hypothesis", "text", "kind", "label")
+    assert find_columns(table(*columns), None, None) == Columns(("premise", "hypothesis"), "label")
+    assert find_columns(table(*columns), None, None, odd) == odd
+    assert find_columns(table(*columns), ("text", "kind"), None, odd) == Columns(("text", "kind"), "label")
+    assert find_columns(table(*columns), None, "text", odd) == Columns(("premise", "hypothesis"), "text")
+    assert find_texts(table("text", "premise"), None, before=odd) == ("premise", "text")
+
+
+def test_names_that_a_file_lacks_give_way_to_usual_ones():
+    odd = Columns(("here", "there"), "kind")
+    assert find_columns(table("premise", "hypothesis", "kind"), None, None, odd) == Columns(
+        ("premise", "hypothesis"), "kind"
+    )
+    assert find_columns(table("here", "there", "label"), None, None, odd) == Columns(("here", "there"), "label")
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts", "before", "expected"),
+    [
+        (
+            ("sentence", "label"), None, ("a", "b"),
+            ("dev.tsv: the text would be sentence, and the model was compressed with pairs of texts (a,b); "
+            "name two columns with --text-columns"),
+        ),
+        (
+            ("a", "b", "label"), ("a",), ("a", "b"),
+            ("dev.tsv: the text would be a, and the model was compressed with pairs of texts (a,b); "
+            "name two columns with --text-columns"),
+        ),
+        (
+            ("text_a", "text_b", "label"), None, ("text",),
+            ("dev.tsv: the text would be text_a,text_b, and the model was compressed with single texts (text); "
+            "name one column with --text-columns"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_of_pairs_takes_pairs_and_of_single_texts_single_ones(columns, texts, before, expected):
+    with pytest.raises(DataError) as caught:
+        find_columns(table(*columns), texts, None, Columns(before, "label"))
+    assert str(caught.value) == expected
+
+
 def test_texts_alone_need_no_label():
     assert find_texts(table("id", "text"), None) == ("text",)
     assert find_texts(table("anything"), None) == ("anything",)

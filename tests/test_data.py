@@ -67,6 +67,20 @@ def test_a_file_to_evaluate_on(here):
     assert both.eval.source == "set/b.csv"
 
 
+def test_a_corpus_tells_what_was_read(here):
+    put(here, train_csv=CSV, dev_csv="sentence,label\na,1\n")
+    assert str(load_corpus("set", DataOptions())) == (
+        f"text: sentence; label: label (0, 1); {CSV.count(chr(10)) - 1} rows to learn from, 1 to evaluate on"
+    )
+    alone = load_corpus("set", DataOptions(task="regression"), need_train=False)
+    assert str(alone) == "text: sentence; label: label (a number); 1 row to evaluate on"
+    sick = "sentence_A,sentence_B,relatedness_score,entailment_judgment\na,b,4.5,NEUTRAL\nc,d,3.5,ENTAILMENT\n"
+    (here / "set" / "dev.csv").write_text(sick, encoding="utf-8")
+    assert str(load_corpus("set/dev.csv", DataOptions(), need_train=False)) == (
+        "text: sentence_A, sentence_B; label: entailment_judgment (ENTAILMENT, NEUTRAL); 2 rows to evaluate on"
+    )
+
+
 def test_named_evaluation_rows_replace_the_folders(here):
     put(here, train_csv=CSV, dev_csv=DEV, other_csv=CSV)
     assert load_corpus("set", DataOptions(eval_data="set/other.csv")).eval.source == "set/other.csv"
@@ -105,6 +119,12 @@ def test_every_format_gives_the_same_corpus(here, ending):
             "there is no none; check the path, or give a Hub dataset with its owner, as in nyu-mll/glue:sst2",
         ),
         ({"a_csv": CSV}, "set/none.csv", "there is no set/none.csv; check the path"),
+        ({"a_csv": CSV}, "../none", "there is no ../none; check the path"),
+        (
+            {"a_csv": CSV},
+            "./none",
+            "there is no ./none; check the path, or give a Hub dataset with its owner, as in nyu-mll/glue:sst2",
+        ),
         (
             {"a_txt": CSV},
             "set/a.txt",
@@ -291,7 +311,7 @@ def test_the_fingerprint_is_of_texts_labels_and_task(here):
 
 def test_texts_to_predict_need_no_labels_and_may_be_empty(here):
     put(here, in_csv="id,text\n1,a\n2,\n")
-    rows = list(input_texts(open_table("set/in.csv")))
+    rows = list(input_texts(open_table("set/in.csv"), ("text",)))
     assert [(dict(row.fields), texts) for row, texts in rows] == [
         ({"id": "1", "text": "a"}, ("a",)),
         ({"id": "2", "text": ""}, ("",)),
@@ -301,7 +321,7 @@ def test_texts_to_predict_need_no_labels_and_may_be_empty(here):
 
 def test_texts_to_predict_must_be_text(here):
     put(here, in_jsonl='{"text": "a"}\n{"text": null}\n')
-    rows = input_texts(open_table("set/in.jsonl"))
+    rows = input_texts(open_table("set/in.jsonl"), ("text",))
     assert next(rows)[1] == ("a",)
     with pytest.raises(DataError) as caught:
         next(rows)

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from compresskit import predict as predicting
+from compresskit.checkpoint import Checkpoint
 from compresskit.errors import DataError
 from compresskit.predict import Prediction, predict, predict_texts
 from compresskit.run import Run
@@ -25,6 +26,10 @@ def model():
 @pytest.fixture(scope="module")
 def tokenizer():
     return tiny_tokenizer()
+
+
+def ready(model, tokenizer, record=None):
+    return Checkpoint(None, model, tokenizer, True, record)
 
 
 def one_by_one(model, tokenizer, texts):
@@ -55,7 +60,7 @@ def test_a_file_gets_three_columns(model, tokenizer, tmp_path, ending, delimiter
     source, target = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
     rows = [delimiter.join((str(number), text)) for number, text in enumerate(TEXTS)]
     source.write_text("\n".join([f"id{delimiter}text", *rows]) + "\n", encoding="utf-8")
-    assert predict(model, tokenizer, source, target, Run()) == len(TEXTS)
+    assert predict(ready(model, tokenizer), source, target, Run()) == len(TEXTS)
     found = written(target, delimiter)
     assert list(found[0]) == ["id", "text", "label", "probability", "exit"]
     assert [(row["id"], row["text"]) for row in found] == [(str(n), text) for n, text in enumerate(TEXTS)]
@@ -67,7 +72,7 @@ def test_a_file_gets_three_columns(model, tokenizer, tmp_path, ending, delimiter
 def test_json_lines_keep_their_types_and_a_column_of_the_same_name(model, tokenizer, tmp_path):
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n', encoding="utf-8")
-    predict(model, tokenizer, source, target, Run())
+    predict(ready(model, tokenizer), source, target, Run())
     found = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
     for row, answer in zip(found, predict_texts(model, tokenizer, ["good", "bad"], Run()), strict=True):
         assert row["predicted_label"] == answer.label
@@ -78,7 +83,7 @@ def test_json_lines_keep_their_types_and_a_column_of_the_same_name(model, tokeni
 def test_pairs_and_named_columns(model, tokenizer, tmp_path):
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("here,there,other\ngood film,bad act,x\nlong walk,new book,y\n", encoding="utf-8")
-    predict(model, tokenizer, source, target, Run(), text_columns=["here", "there"])
+    predict(ready(model, tokenizer), source, target, Run(), text_columns=["here", "there"])
     pairs = [("good film", "bad act"), ("long walk", "new book")]
     expected = [answer.label for answer in predict_texts(model, tokenizer, pairs, Run())]
     assert [row["label"] for row in written(target, ",")] == expected
@@ -87,7 +92,7 @@ def test_pairs_and_named_columns(model, tokenizer, tmp_path):
 def test_chunks_bound_what_is_in_memory_and_change_nothing(model, tokenizer, tmp_path, monkeypatch):
     source = tmp_path / "in.csv"
     source.write_text("text\n" + "\n".join(f'"{text}"' for text in TEXTS) + "\n", encoding="utf-8")
-    predict(model, tokenizer, source, tmp_path / "whole.csv", Run())
+    predict(ready(model, tokenizer), source, tmp_path / "whole.csv", Run())
     sizes = []
 
     def noted(model, tokenizer, texts, run):
@@ -96,7 +101,7 @@ def test_chunks_bound_what_is_in_memory_and_change_nothing(model, tokenizer, tmp
 
     monkeypatch.setattr(predicting, "CHUNK", 5)
     monkeypatch.setattr(predicting, "predict_texts", noted)
-    assert predict(model, tokenizer, source, tmp_path / "chunks.csv", Run()) == 12
+    assert predict(ready(model, tokenizer), source, tmp_path / "chunks.csv", Run()) == 12
     assert sizes == [5, 5, 2]
     whole, chunks = (written(tmp_path / name, ",") for name in ("whole.csv", "chunks.csv"))
     assert [(row["label"], row["exit"]) for row in whole] == [(row["label"], row["exit"]) for row in chunks]
@@ -109,11 +114,11 @@ def test_a_number_is_the_label_and_has_no_probability(tokenizer, tmp_path):
     assert [(answer.probability, answer.exit) for answer in answers] == [(None, 2), (None, 2)]
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_text("text\ngood\nbad\n", encoding="utf-8")
-    predict(model, tokenizer, source, target, Run())
+    predict(ready(model, tokenizer), source, target, Run())
     found = written(target, ",")
     assert [float(row["label"]) for row in found] == pytest.approx([answer.label for answer in answers])
     assert [row["probability"] for row in found] == ["", ""]
-    predict(model, tokenizer, source, tmp_path / "out.jsonl", Run())
+    predict(ready(model, tokenizer), source, tmp_path / "out.jsonl", Run())
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["probability"] for line in lines] == [None, None]
 
@@ -124,7 +129,7 @@ def test_a_mistake_in_the_last_row_is_found_before_any_work(model, tokenizer, tm
     target.write_text("as it was", encoding="utf-8")
     monkeypatch.setattr(predicting, "predict_texts", lambda *_: pytest.fail("worked"))
     with pytest.raises(DataError) as caught:
-        predict(model, tokenizer, source, target, Run())
+        predict(ready(model, tokenizer), source, target, Run(), overwrite=True)
     assert str(caught.value).startswith(f"{source}, line 2: the column 'text' holds 3, which is not text")
     assert target.read_text(encoding="utf-8") == "as it was"
 

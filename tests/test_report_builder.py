@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file
 
 from compresskit.checkpoint import load, read_original, save
 from compresskit.cost import parameters
@@ -69,6 +70,7 @@ def test_without_data_nothing_is_scored(tmp_path):
 
 def test_a_folder_shows_what_was_saved_and_is_timed_here(tmp_path):
     _, _, saved = run_of(tmp_path)
+    weights = tmp_path / "out" / "model.safetensors"
     report = report_on(str(tmp_path / "out"), None, Run())
     assert (report.model.scores, report.model.leaving, report.steps) == (
         saved.model.scores, saved.model.leaving, saved.steps,
@@ -76,7 +78,8 @@ def test_a_folder_shows_what_was_saved_and_is_timed_here(tmp_path):
     # The saved times are of real rows, the new ones of 128 random tokens.
     assert saved.original.milliseconds != ()
     assert report.original == replace(saved.original, milliseconds=())
-    assert report.model.bytes_on_disk == (tmp_path / "out" / "model.safetensors").stat().st_size
+    # The same as before the model was on disk: of the numbers, without the file's header.
+    assert report.model.bytes_on_disk == 4 * sum(each.numel() for each in load_file(weights).values())
     assert [(time.label, time.batch) for time in report.model.milliseconds] == [(FULL, 1), (FULL, 8)]
 
 
@@ -87,6 +90,24 @@ def test_against_another_model_both_are_counted_and_timed(tmp_path):
     assert len(report.original.milliseconds) == len(report.model.milliseconds) == 2
     other = report_on(str(tmp_path / "out"), str(save_tiny(tmp_path / "other")), Run())
     assert other.original.scores == ()
+
+
+def test_scores_of_another_exit_policy_are_left_out(tmp_path, told):
+    model, _, saved = run_of(tmp_path)
+    assert saved.model.leaving.policy == "entropy, threshold 0.5"
+    folder = str(tmp_path / "out")
+    assert report_on(folder, None, Run(progress=told), timing=False).model.scores == saved.model.scores
+    assert told.messages == []
+    model = load(folder).model
+    model.set_policy(model.config.exit_policy | {"with": {"threshold": 0.1}})
+    model.save_pretrained(folder)
+    report = report_on(folder, None, Run(progress=told), timing=False)
+    assert (report.model.scores, report.model.leaving) == ((), None)
+    (message,) = told.messages
+    assert message == (
+        f"{folder} no longer leaves by entropy, threshold 0.5, with which it was scored, "
+        "so its scores are left out; `compresskit evaluate` gives new ones"
+    )
 
 
 def test_without_timing_no_weights_are_read(tmp_path):

@@ -27,9 +27,9 @@ def fields(name):
     return [dict(row.fields) for row in open_table(name)]
 
 
-def copy(source, target, values=("yes", 0.75, 3)):
+def copy(source, target, values=("yes", 0.75, 3), overwrite=False):
     table = open_table(source)
-    with RowWriter(target, table, ("label", "probability", "exit")) as writer:
+    with RowWriter(target, table, ("label", "probability", "exit"), overwrite) as writer:
         for row in table:
             writer.write(row, values)
 
@@ -81,8 +81,13 @@ def test_a_column_of_the_input_is_never_overwritten(here):
     ]
 
 
-def test_the_input_may_be_replaced(here):
-    copy(put(here, "in.csv", "text\na\n"), "in.csv")
+def test_the_input_is_replaced_only_where_that_is_asked_for(here):
+    put(here, "in.csv", "text\na\n")
+    with pytest.raises(DataError) as caught:
+        copy("in.csv", "in.csv")
+    assert str(caught.value) == "in.csv is there already; name another file, or replace it with --overwrite"
+    assert (here / "in.csv").read_text() == "text\na\n"
+    copy("in.csv", "in.csv", overwrite=True)
     assert fields("in.csv") == [{"text": "a", "label": "yes", "probability": "0.75", "exit": "3"}]
 
 
@@ -162,7 +167,7 @@ def test_a_full_disk_leaves_the_old_file(here):
             raise OSError(28, "No space left on device")
 
     def written_to_full_disk(table):
-        with RowWriter("out.csv", table, ("label",)) as writer:
+        with RowWriter("out.csv", table, ("label",), overwrite=True) as writer:
             writer._file.close()
             writer._file = Full()
             writer._csv = csv.writer(writer._file)

@@ -65,18 +65,27 @@ def test_a_class_without_examples_has_nothing_right():
 
 
 def test_predictions():
-    table = prediction_table(["a", "b"], [Prediction("yes", 0.91234, 2), Prediction(1.5, None, 3)])
+    table = prediction_table([("a",), ("b",)], [Prediction("yes", 0.91234, 2), Prediction(1.5, None, 3)])
     assert table.rows == (("a", "yes", "0.912", "2"), ("b", "1.5000", "", "3"))
+
+
+def test_predictions_of_pairs_show_both_texts():
+    table = prediction_table([("a", "b")], [Prediction("yes", 0.5, 1)])
+    assert (table.columns, table.rows) == (
+        ("text", "text pair", "label", "probability", "exit"), (("a", "b", "yes", "0.500", "1"),),
+    )  # fmt: skip
 
 
 def test_a_plan(tmp_path):
     folder = save_tiny(tmp_path / "m", layers=3, heads=6, hidden=48, neurons=96)
     steps, summary, *_ = plan_tables(make_plan(read_recipe("shape-8x"), read_original(str(folder))))
     assert steps.rows == (
-        ("1", "exit", "", "3", "6", "96", "", "1 to 3"),
-        ("2", "prune", "", "3", "1", "8", "", "1 to 3"),
-        ("3", "factorize", "", "3", "1", "8", "8", "1 to 3"),
+        ("1", "exit", "0", "", "3", "6", "96", "", "1 to 3"),
+        ("2", "prune", "1, 2", "", "3", "1", "8", "", "1 to 3"),
+        ("3", "factorize", "3", "", "3", "1", "8", "8", "1 to 3"),
     )
+    rounds, *_ = plan_tables(make_plan(read_recipe("cost-eff-8x"), read_original(str(folder))))
+    assert [row[2] for row in rounds.rows[:8]] == ["0", "1", "2", "3", "4.0, 4.1", "4.2", "4.3", "4.0, 4.1"]
     assert summary.columns == ("", "original", "compressed", "change")
 
 

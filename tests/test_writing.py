@@ -145,7 +145,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         pass
     assert str(caught.value) == (
         f"could not save to {tmp_path}/file/out: Not a directory; what was there before is untouched, "
-        "make room and run the command again"
+        "give another folder and run the command again"
     )
 
 

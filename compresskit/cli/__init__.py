@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from compresskit.terminal import Terminal
 
 
+UNTRAINED = "warning: nothing was trained since {} got its exits, so its answers are worth nothing"
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
@@ -173,7 +176,8 @@ def evaluate(
 
     tried = _numbers(thresholds)
     ready = _load(model, run)
-    corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False)
+    corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False, before=ready.columns)
+    terminal.say(str(corpus))
     rows = encode(corpus.eval, ready.tokenizer, run.max_tokens, "token_type_ids" in ready.model.input_names)
     padded = collate(ready.tokenizer.pad_token_id, ready.tokenizer.pad_token_type_id)
     found = evaluate_model(ready.model, rows, padded, corpus.task, run, tried, timing)
@@ -188,12 +192,14 @@ def evaluate(
 @option("--input", "--test_file", "source", metavar="FILE", help="csv, tsv, json lines or parquet.")
 @option("--output", "target", metavar="FILE", help="csv, tsv or json lines: with label, probability and exit added.")
 @option("--text", "texts", multiple=True, metavar="TEXT", help="Classify this text; may be given again.")
+@option("--text-pair", "pairs", multiple=True, metavar="TEXT", help="The second text of a pair, one for each --text.")
 @columns_option
+@option("--overwrite", is_flag=True, help="Replace the output file where it is there already.")
 @run_options
 @json_option
 def predict(
-    *, model: str, source: str | None, target: str | None, texts: Sequence[str], text_columns: str | None, run: Run,
-    terminal: Terminal, as_json: bool,
+    *, model: str, source: str | None, target: str | None, texts: Sequence[str], pairs: Sequence[str],
+    text_columns: str | None, overwrite: bool, run: Run, terminal: Terminal, as_json: bool,
 ) -> None:  # fmt: skip
     """Label the rows of a file, or texts given here."""
     from compresskit import predict as predicting
@@ -201,16 +207,26 @@ def predict(
 
     if bool(texts) == bool(source) or bool(source) != bool(target):
         raise click.UsageError("give --input and --output, or --text")
+    if texts and (text_columns or overwrite):
+        raise click.UsageError(f"{'--text-columns' if text_columns else '--overwrite'} goes with --input, not --text")
+    if pairs and len(pairs) != len(texts):
+        raise click.UsageError(f"{len(pairs)} --text-pair for {len(texts)} --text; give one for each")
     ready = _load(model, run)
     if source and target:
-        rows = predicting.predict(ready.model, ready.tokenizer, source, target, run, names_of(text_columns))
+        rows = predicting.predict(ready, source, target, run, names_of(text_columns), overwrite)
         terminal.say(f"{rows:,} rows written to {target}")
         return
-    answers = predicting.predict_texts(ready.model, ready.tokenizer, texts, run)
+    if ready.columns is not None and (len(ready.columns.texts) == 2) != bool(pairs):
+        was = f"pairs of texts ({', '.join(ready.columns.texts)})" if not pairs else "single texts"
+        advice = "give the second with --text-pair" if not pairs else "leave --text-pair out"
+        raise CheckpointError(f"{model} was compressed with {was}; {advice}")
+    given = list(zip(texts, pairs, strict=True)) if pairs else [(text,) for text in texts]
+    answers = predicting.predict_texts(ready.model, ready.tokenizer, given, run)
     if as_json:
-        _print_json([{"text": text, **asdict(answer)} for text, answer in zip(texts, answers, strict=True)])
+        named = [dict(zip(("text", "text_pair"), row, strict=False)) for row in given]
+        _print_json([row | asdict(answer) for row, answer in zip(named, answers, strict=True)])
     else:
-        _print_tables(terminal, [prediction_table(texts, answers)])
+        _print_tables(terminal, [prediction_table(given, answers)])
 
 
 @cli.command()
@@ -258,6 +274,8 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
     target, ready = out or Path(f"{model.rstrip('/')}-{form}"), load(model)
     if not ready.head_trained:
         raise CheckpointError(f"{model} has no trained head to export; train it first with `compresskit apply`")
+    if not ready.trained:
+        click.echo(UNTRAINED.format(model), err=True)
     exporting.export(ready, target, form)
     click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
 
@@ -281,6 +299,8 @@ def _load(model: str, run: Run) -> Checkpoint:
     if not ready.head_trained:
         raise CheckpointError(f"{model} has no trained head to answer with; train it first with `compresskit apply`")
     ready.check_length(run.max_tokens)
+    if not ready.trained:
+        run.progress.say(UNTRAINED.format(model))
     ready.model.to(run.device).eval()
     return ready
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import pytest
 from transformers import AutoModelForSequenceClassification
 
 import compresskit.apply
@@ -12,6 +14,7 @@ from compresskit.cost import flops
 from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError
 from compresskit.report import Report
+from compresskit.runtime import latency
 from compresskit.testing import save_tiny
 
 
@@ -121,6 +124,59 @@ def test_predict_answers_texts(command, compressed):
     shown = command("predict", compressed, *texts).stdout
     assert "so dull" in shown
     assert found[1]["label"] in shown
+
+
+@pytest.fixture(scope="module")
+def of_pairs(command, original, tmp_path_factory):
+    """What shape-8x makes of the original with pairs in columns of unusual names, and those rows."""
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "dev.csv").write_text("here,there,kind\ngood film,bad act,0\nlong walk,new book,1\n", encoding="utf-8")
+    named = ("--text-columns", "here,there", "--label-column", "kind", "--quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compresskit.speed.milliseconds", partial(latency.milliseconds, repeats=2, min_seconds=0))
+        command("apply", "shape-8x", "--model", original, "--data", folder / "dev.csv", "--out", folder / "out", *named)
+    return folder
+
+
+def test_columns_are_named_once(command, of_pairs):
+    shown = command("evaluate", of_pairs / "out", "--data", of_pairs / "dev.csv", "--no-timing", "--json")
+    assert json.loads(shown.stdout)["rows"] == 2
+    assert "text: here, there; label: kind (LABEL_0, LABEL_1); 2 rows to evaluate on\n" in shown.stderr
+    said = command("predict", of_pairs / "out", "--input", of_pairs / "dev.csv", "--output", of_pairs / "o.csv").stderr
+    assert "text: here, there\n" in said
+    header = (of_pairs / "o.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "here,there,kind,label,probability,exit"
+
+
+def test_a_pair_is_answered_as_in_a_file(command, of_pairs):
+    out = of_pairs / "out"
+    command("predict", out, "--input", of_pairs / "dev.csv", "--output", of_pairs / "o.jsonl", "--quiet")
+    rows = [json.loads(line) for line in (of_pairs / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    words = [word for row in rows for word in ("--text", row["here"], "--text-pair", row["there"])]
+    found = json.loads(command("predict", out, *words, "--json").stdout)
+    assert [(row["text"], row["text_pair"]) for row in found] == [(row["here"], row["there"]) for row in rows]
+    assert [(row["label"], row["exit"]) for row in found] == [(row["label"], row["exit"]) for row in rows]
+    assert "bad act" in command("predict", out, *words).stdout
+
+
+def test_a_model_of_pairs_is_not_asked_about_single_texts(command, of_pairs, original, data, tmp_path):
+    out = of_pairs / "out"
+    assert command("predict", out, "--text", "good", code=1).stderr.endswith(
+        f"Error: {out} was compressed with pairs of texts (here, there); give the second with --text-pair\n"
+    )
+    single = tmp_path / "single"
+    command("apply", "shape-8x", "--model", original, "--data", data, "--out", single, "--quiet")
+    assert command("predict", single, "--text", "a", "--text-pair", "b", code=1).stderr.endswith(
+        f"Error: {single} was compressed with single texts; leave --text-pair out\n"
+    )
+
+
+def test_an_untrained_model_answers_with_a_warning(command, compressed, original, tmp_path):
+    warning = f"warning: nothing was trained since {compressed} got its exits, so its answers are worth nothing\n"
+    assert warning in command("predict", compressed, "--text", "good").stderr
+    assert command("predict", compressed, "--text", "good", "--quiet").stderr == ""
+    assert warning in command("export", compressed, "--out", tmp_path / "stock").stderr
+    assert "warning" not in command("predict", original, "--text", "good").stderr
 
 
 def test_export_writes_beside_the_model(command, compressed, tmp_path):
