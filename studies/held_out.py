@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
-from cost_eff import command
+from cost_eff import TEACHER, command
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "results" / "cost-eff" / "held-out.jsonl"
@@ -55,6 +55,16 @@ SCHEDULES: tuple[tuple[str, ...], ...] = (
     HEAD,
     (*HEAD, ROUNDS, RECOVERY),
 )
+CHOSEN = (*HEAD, ROUNDS, RECOVERY)
+KEPT = "steps.4.steps.3.save_as=round"
+"""Keeps the weights of the rounds, so that trials that differ only in what comes after them can share them."""
+FASTER: tuple[tuple[str, ...], ...] = (
+    (),
+    ("steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
+    ("steps.4.steps.3.learning_rate=2e-4", "steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
+)
+OWN = {"sst2": ("steps.4.steps.3.epochs=0.5",), "mrpc": (SMALL_BATCH,)}
+"""What `studies/cost_eff.py` sets for a data set."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ class Source:
         dev: rows to choose by.
         tokens: `--max-tokens`.
         phrases: most rows are parts of other rows, so whole sentences are held out, with all of their parts.
+        teacher: the teacher of the study `rates` learns apart, from all rows that are not held out.
     """
 
     folder: str
@@ -74,11 +85,12 @@ class Source:
     dev: int
     tokens: int
     phrases: bool = False
+    teacher: bool = False
 
 
 SOURCES = {
     "sst2-5000": Source("glue/SST-2", 5000, 1500, 64, phrases=True),
-    "sst2": Source("glue/SST-2", 12000, 1500, 64, phrases=True),
+    "sst2": Source("glue/SST-2", 12000, 1500, 64, phrases=True, teacher=True),
     "mrpc": Source("glue/MRPC", 3267, 400, 72),
     "qnli": Source("glue/QNLI-dev-split", 3763, 700, 128),
     "sick": Source("SICK", 3800, 700, 64),
@@ -108,16 +120,24 @@ class Trial:
     @property
     def name(self) -> str:
         """A folder's name that tells this trial from the others."""
-        return "_".join([self.study, self.source, str(self.split), *self.settings]).translate(
-            str.maketrans("[], ", "()+-")
-        )
+        # What all rates share would make the name longer than a folder's may be.
+        told = self.settings[self.settings.index(KEPT) + 1 :] if KEPT in self.settings else self.settings
+        return "_".join([self.study, self.source, str(self.split), *told]).translate(str.maketrans("[], ", "()+-"))
 
     @property
-    def command(self) -> list[str]:
-        """With placeholders for the places."""
-        words = ["apply", self.recipe, "--model", "CHECKPOINT", "--data", f"WORK/{self.source}-{self.split}"]
-        words += ["--out", "OUT", "--max-tokens", str(SOURCES[self.source].tokens), "--seed", str(self.seed)]
-        return words + [word for setting in self.settings for word in ("--set", setting)]
+    def commands(self) -> list[list[str]]:
+        """With placeholders for the places; the last one makes what is compared."""
+        rows, given = f"WORK/{self.source}-{self.split}", "CHECKPOINT"
+        apart = []
+        if SOURCES[self.source].teacher and self.study == "rates":
+            teacher = f"{rows}-teacher"
+            apart, given = [self._apply("finetune.yaml", given, f"{rows}-all", teacher, TEACHER)], teacher
+        return [*apart, self._apply(self.recipe, given, rows, "OUT", self.settings)]
+
+    def _apply(self, recipe: str, model: str, rows: str, out: str, settings: tuple[str, ...]) -> list[str]:
+        words = ["apply", recipe, "--model", model, "--data", rows, "--out", out]
+        words += ["--max-tokens", str(SOURCES[self.source].tokens), "--seed", str(self.seed)]
+        return words + [word for setting in settings for word in ("--set", setting)]
 
 
 def trials() -> Iterator[Trial]:
@@ -130,6 +150,8 @@ def trials() -> Iterator[Trial]:
             yield Trial("finetune", source, split, 42 + split, "finetune.yaml", setting)
     for schedule, split in product(SCHEDULES, range(3)):
         yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
+    for source, rates in product(OWN, FASTER):
+        yield Trial("rates", source, 0, 42, "cost-eff-8x", (*CHOSEN, *OWN[source], KEPT, *rates))
 
 
 def main() -> None:
@@ -139,7 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1, help="trials side by side")
-    parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule"])
+    parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule", "rates"])
     options = parser.parse_args()
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {json.loads(line)["name"] for line in lines}
@@ -159,12 +181,19 @@ def hold_out(source: Path, target: Path, sizes: Source, split: int) -> None:
     if sizes.phrases:
         dev = list(islice(sentences(rows), sizes.dev))
         held = "\n".join(map(words, dev))
-        train = [row for row in rows if words(row) not in held][: sizes.train]
+        rest = [row for row in rows if words(row) not in held]
+        write(target.with_name(f"{target.name}-all"), header, rest, dev)
+        train = rest[: sizes.train]
     else:
         train, dev = rows[: sizes.train], rows[sizes.train :][: sizes.dev]
-    target.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.tsv", train), ("dev.tsv", dev)):
-        (target / name).write_text("\n".join([header, *part]) + "\n", encoding="utf-8")
+    write(target, header, train, dev)
+
+
+def write(folder: Path, header: str, train: list[str], dev: list[str]) -> None:
+    """A folder that `--data` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train.tsv", train), ("dev.tsv", dev)):
+        (folder / name).write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
 
 
 def sentences(rows: list[str]) -> Iterator[str]:
@@ -182,24 +211,31 @@ def words(row: str) -> str:
 
 def run(trial: Trial, model: Path, work: Path) -> str:
     """Apply the recipe and evaluate the teacher, the assistant and the result; one line of JSON."""
-    out, data = work / trial.name, trial.command[5]
-    recipe = HERE / trial.recipe
-    places = {"CHECKPOINT": str(model), "OUT": str(out), data: str(work / data.removeprefix("WORK/"))}
-    places |= {trial.recipe: str(recipe)} if recipe.is_file() else {}
-    command([places.get(word, word) for word in trial.command] + ["--json"])
+    out, data = work / trial.name, work / f"{trial.source}-{trial.split}"
+    places = {"CHECKPOINT": str(model), "OUT": str(out)} | {path.name: str(path) for path in HERE.glob("*.yaml")}
+    for line in trial.commands:
+        real = [places.get(word, word).replace("WORK", str(work)) for word in line]
+        command([*real, *(reuse(trial, work) if "OUT" in line else ())])
     steps = [json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))]
-    saved = {name: out / folder for step in steps for name, folder in (step["saved"] or {}).items()}
+    saved = {name: out / folder for step in steps for name, folder in step["saved"].items() if folder != "original"}
     models = {name: saved[name] for name in ("teacher", "assistant") if name in saved} | {"model": out}
     length = ["--max-tokens", str(SOURCES[trial.source].tokens), "--no-timing", "--json"]
     scores = {}
     for name, folder in models.items():
-        found = json.loads(command(["evaluate", str(folder), "--data", places[data], *length]))
+        found = json.loads(command(["evaluate", str(folder), "--data", str(data), *length]))
         scores[name] = [round(score["accuracy"], 4) for score in found["per_exit"]]
-    shown = shlex.join(["compresskit", *trial.command])
+    shown = shlex.join(["compresskit", *trial.commands[-1]])
     record = json.loads((out / "compression.json").read_text())
     machine = record["report"]["model"]["milliseconds"][0]["processor"]
     found = {"name": trial.name, "command": shown, "machine": machine, "torch": record["versions"]["torch"]}
     return json.dumps(found | {"accuracy": scores})
+
+
+def reuse(trial: Trial, work: Path) -> list[str]:
+    """The option that takes over equal steps of another schedule on the same rows."""
+    begun = work.glob(f"{trial.study}_{trial.source}_{trial.split}_*/run.json")
+    other = next((path.parent for path in sorted(begun) if path.parent.name != trial.name), None)
+    return ["--reuse", str(other)] if other else []
 
 
 if __name__ == "__main__":
