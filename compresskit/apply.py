@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 
@@ -59,7 +58,8 @@ def apply(
     state = PartialState(cpu=run.device == "cpu", timeout=PATIENCE)
     job = prepare(recipe, model, data, options, run, state.num_processes)
     digests = job.digests()
-    journal = Journal(out, digests, [step.name for step in job.plan.steps], [_is_kept(step) for step in job.plan.steps])
+    steps = job.plan.steps
+    journal = Journal(out, job.digest(), digests, [step.name for step in steps], [_is_kept(step) for step in steps])
     if journal.is_finished((REPORT, RECORD, WEIGHTS)):
         run.progress.say(f"{out} is finished already; nothing was done, and this is its report")
         return _read_report(out)
@@ -114,7 +114,7 @@ def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded
     return Workshop(
         job.fresh,
         model.to(job.run.device),
-        job.original.trained,
+        job.original.head_trained,
         *data,
         job.run,
         job.plan.recipe.seed,
@@ -132,7 +132,7 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         if (out / entry.folder / WEIGHTS).is_file()
     ]
     # A head that nothing trained answers at random; its scores would only flatter the result.
-    untouched = job.fresh() if job.original.trained else None
+    untouched = job.fresh() if job.original.head_trained else None
     reference = load(str(out / tuned[0])) if tuned else untouched
     seconds = [
         (f"{entry.number:02d} {describe(planned)}", entry.seconds)
@@ -154,13 +154,12 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         "recipe": recipe.to_yaml(),
         "seed": recipe.seed,
         "base_model": job.original.original.name,
-        "data": _data(job),
+        "data": {"data": job.data, **asdict(job.options)} if job.data is not None else None,
         "run": {
             "max_tokens": job.run.max_tokens,
             "precision": "bf16" if job.run.bf16 else "fp32",
             "device": job.run.device,
         },
-        "trained": job.trains_its_exits,
         "versions": versions(),
         "origins": origins(recipe),
         "edits": [edit_to_json(edit) | {"step": entry.number} for entry in done for edit in entry.edits],
@@ -173,14 +172,6 @@ def _finish(job: Job, done: list[Entry], workshop: Workshop, out: Path) -> None:
         "README.md": card(recipe, job.original.original.name, report),
     }
     save(workshop.model, job.tokenizer, out, files)
-
-
-def _data(job: Job) -> dict[str, Any] | None:
-    if job.corpus is None:
-        return None
-    columns = job.corpus.columns
-    found = {"text_columns": list(columns.texts), "label_column": columns.label}
-    return {"data": job.data, **asdict(job.options), **found}
 
 
 def _read_report(out: Path) -> Report:

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from compresskit.anatomy import Anatomy
 from compresskit.catalogue import load_catalogue
@@ -79,14 +79,12 @@ class Checkpoint:
         original: what its config tells.
         model: wrapped; in eval mode, fp32.
         tokenizer: its tokenizer.
-        head_trained: whether the classifier's weights were in the folder.
         record: `compression.json`, for a folder that compresskit wrote.
     """
 
     original: Original
     model: CompressedForSequenceClassification
     tokenizer: PreTrainedTokenizerBase
-    head_trained: bool
     record: dict[str, Any] | None
 
     def check_length(self, tokens: int) -> None:
@@ -106,14 +104,14 @@ class Checkpoint:
         return tuple(str(names[index]) for index in sorted(names))
 
     @property
-    def trained(self) -> bool:
-        """Whether what answers has been trained; not so for exits that were put in and never learnt anything."""
-        return self.head_trained and bool((self.record or {}).get("trained", True))
+    def head_trained(self) -> bool:
+        """Whether what answers at the last layer has been trained."""
+        return self.model.depth not in self.model.untrained
 
     @property
     def columns(self) -> Columns | None:
         """The columns of the data that it was compressed with; None where nobody wrote them down."""
-        data = (self.record or {}).get("data") or {}
+        data = self.model.config.data or {}
         texts, label = data.get("text_columns"), data.get("label_column")
         return Columns(tuple(texts), label) if texts and label else None
 
@@ -154,13 +152,20 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
         ArchitectureError: its `model_type` has no anatomy.
     """
     original = read_original(name)
+    _refuse_multi_label(name, original.config)
     _refuse_pickles(name)
     _refuse_missing_tokenizer(name)
     config = _read_config(name)
     compressed = isinstance(config, CompressedConfig)
-    if not compressed and (labels is not None or regression):
+    if labels is not None or regression:
+        outputs = config.num_labels
         _set_labels(config, labels or (), regression)
-        original = replace(original, config=config)
+        if compressed and config.num_labels != outputs:
+            raise CheckpointError(
+                f"{name} has {outputs} outputs that nobody trained, and the data ask for {config.num_labels}; "
+                "compress its original anew with these data"
+            )
+        original = original if compressed else replace(original, config=config)
     with quiet(), _readable(name):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -182,7 +187,9 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
             "use the whole checkpoint, or another one"
         )
     _refuse_nan(name, model)
-    return Checkpoint(original, model.eval(), tokenizer, not missing or compressed, read_record(name))
+    if missing:
+        model.read_out_trained = False
+    return Checkpoint(original, model.eval(), tokenizer, read_record(name))
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -206,11 +213,15 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
 def usual_tokens(name: str) -> int:
     """How many tokens texts are cut to where nobody says: as when the model was compressed, else 128.
 
-    Raises:
-        CheckpointError: as `read_record`.
+    Args:
+        name: folder or Hub id; one that can't be read is complained about by whoever reads it in earnest.
     """
-    record = read_record(name) or {}
-    return int(record.get("run", {}).get("max_tokens", 128))
+    try:
+        path = Path(name) / CONFIG_NAME if is_folder(name) else cached_file(name, CONFIG_NAME)
+        data = json.loads(Path(path).read_text(encoding="utf-8")).get("data") or {}
+        return int(data.get("max_tokens", 128))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 128
 
 
 def save(
@@ -269,6 +280,14 @@ def _set_labels(config: PreTrainedConfig, labels: Sequence[str], regression: boo
     config.id2label = dict(enumerate(names))
     config.label2id = {label: index for index, label in enumerate(names)}
     config.problem_type = "regression" if regression else "single_label_classification"
+
+
+def _refuse_multi_label(name: str, config: PreTrainedConfig) -> None:
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        raise CheckpointError(
+            f"model {name} gives each text any number of labels (problem_type multi_label_classification); "
+            "use a model that gives one label, or one number"
+        )
 
 
 def _refuse_pickles(name: str) -> None:

@@ -60,7 +60,11 @@ def find_columns(
     """
     if label is None and before is not None and before.label in table.columns and before.label not in (texts or ()):
         label = before.label
-    found_label = _named(table, label, "--label-column") if label is not None else _find_label(table, texts or ())
+    found_label = (
+        _named(table, label, "name another with --label-column")
+        if label is not None
+        else _find_label(table, texts or ())
+    )
     found_texts = find_texts(table, texts, found_label, before)
     if found_label in found_texts:
         raise DataError(f"{table.source}: the column '{found_label}' can't be both text and label; name another")
@@ -86,7 +90,7 @@ def _find_texts(table: Table, texts: Sequence[str] | None, label: str | None) ->
     if texts is not None:
         if not 1 <= len(texts) <= 2 or len(set(texts)) < len(texts):
             raise DataError(f"--text-columns {','.join(texts)}: give one column, or two different ones")
-        return tuple(_named(table, name, "--text-columns") for name in texts)
+        return tuple(_named(table, name, "name another with --text-columns") for name in texts)
     spelling = {name.lower(): name for name in table.columns if name != label}
     pairs = [pair for pair in PAIRS if all(name in spelling for name in pair)]
     singles = [(name,) for name in SINGLES if name in spelling]
@@ -102,9 +106,8 @@ def _find_texts(table: Table, texts: Sequence[str] | None, label: str | None) ->
 
 def check_columns(table: Table, columns: Columns) -> None:
     """Raises DataError where a table lacks one of the columns that another table was found to have."""
-    for name in columns.texts:
-        _named(table, name, "--text-columns")
-    _named(table, columns.label, "--label-column")
+    for name in (*columns.texts, columns.label):
+        _named(table, name, "rename it as in the training rows")
 
 
 def _find_label(table: Table, texts: Sequence[str]) -> str:
@@ -120,12 +123,12 @@ def _find_label(table: Table, texts: Sequence[str]) -> str:
     )
 
 
-def _named(table: Table, name: str, flag: str) -> str:
+def _named(table: Table, name: str, advice: str) -> str:
     if name in table.columns:
         return name
     lowered = {column.lower(): column for column in table.columns}
     near = get_close_matches(name.lower(), lowered, n=1)
-    hint = f"did you mean '{lowered[near[0]]}'?" if near else f"name another with {flag}"
+    hint = f"did you mean '{lowered[near[0]]}'?" if near else advice
     raise DataError(f"{table.source} has no column '{name}' ({_listed(table)}); {hint}")
 
 

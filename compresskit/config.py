@@ -15,6 +15,9 @@ class CompressedConfig(PreTrainedConfig):  # type: ignore[misc]
         shape: `Shape.to_json()`, or None for the original's own shape.
         exit_policy: `{"by": name, "with": options, "from": "distribution version"}`, or None where every example goes
             to the last layer. `from` only says what to install where the policy is missing.
+        untrained: 1-based layers that answer with a head that nobody has trained.
+        data: `{"text_columns": [..], "label_column": name, "max_tokens": number}` as the model was compressed with
+            them, or None.
     """
 
     model_type = "compresskit"
@@ -24,9 +27,13 @@ class CompressedConfig(PreTrainedConfig):  # type: ignore[misc]
         original: dict[str, Any] | None = None,
         shape: dict[str, Any] | None = None,
         exit_policy: dict[str, Any] | None = None,
+        untrained: list[int] | None = None,
+        data: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.original = original or {}
         self.shape = shape
         self.exit_policy = exit_policy
+        self.untrained = untrained or []
+        self.data = data
         super().__init__(**kwargs)

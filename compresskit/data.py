@@ -77,7 +77,8 @@ class Corpus:
     Args:
         train: None where nothing is to be learnt.
         columns: where text and labels were found.
-        fingerprint: sha256 of texts, labels and task, whatever the file's name or format.
+        fingerprint: sha256 of task and training rows, whatever the file's name or format.
+        eval_fingerprint: sha256 of the rows to evaluate on.
     """
 
     train: Rows | None
@@ -85,15 +86,16 @@ class Corpus:
     task: Task
     columns: Columns
     fingerprint: str
+    eval_fingerprint: str
 
     def __str__(self) -> str:
-        """`text: sentence1, sentence2; label: quality (0, 1); 3,668 rows to learn from, 408 to evaluate on`."""
+        """`text: sentence; label: label (0, 1); to learn from: 60 rows of train.tsv; to evaluate on: 8 of dev.tsv`."""
         labels = some(self.task.labels) or "a number"
-        learn = f"{len(self.train):,} rows to learn from, " if self.train is not None else ""
+        learn = f"to learn from: {len(self.train):,} rows of {self.train.source}; " if self.train is not None else ""
         rows = "" if learn else " row" if len(self.eval) == 1 else " rows"
         return (
             f"text: {', '.join(self.columns.texts)}; label: {self.columns.label} ({labels}); "
-            f"{learn}{len(self.eval):,}{rows} to evaluate on"
+            f"{learn}to evaluate on: {len(self.eval):,}{rows} of {self.eval.source}"
         )
 
 
@@ -131,7 +133,8 @@ def load_corpus(
                 f"{train_rows.source}: the {len(train_rows)} rows drawn have one label only; raise --max-train-rows"
             )
     eval_rows = _draw(_rows(*evaluation, task, matching), options.max_eval_rows, options.seed, "--max-eval-rows")
-    return Corpus(train_rows, eval_rows, task, columns, _fingerprint(train_rows, eval_rows, task))
+    asked = [task.kind, task.labels, task.metric]
+    return Corpus(train_rows, eval_rows, task, columns, _fingerprint(train_rows, asked), _fingerprint(eval_rows, asked))
 
 
 def input_texts(table: Table, columns: Sequence[str]) -> Iterator[tuple[Row, tuple[str, ...]]]:
@@ -274,11 +277,10 @@ def _draw(rows: Rows, most: int | None, seed: int, flag: str) -> Rows:
     return Rows(tuple(rows.texts[row] for row in drawn), labels, rows.source)
 
 
-def _fingerprint(train: Rows | None, evaluation: Rows, task: Task) -> str:
-    digest = hashlib.sha256(json.dumps([task.kind, task.labels, task.metric]).encode())
-    for name, rows in (("train", train), ("eval", evaluation)):
-        for texts, label in zip(rows.texts, rows.labels, strict=True) if rows is not None else ():
-            digest.update(json.dumps([name, texts, label]).encode())
+def _fingerprint(rows: Rows | None, asked: Sequence[object]) -> str:
+    digest = hashlib.sha256(json.dumps(asked).encode())
+    for texts, label in zip(rows.texts, rows.labels, strict=True) if rows is not None else ():
+        digest.update(json.dumps([texts, label]).encode())
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compresskit.batches import Collate, Encoded, batches
-from compresskit.catalogue import build, options_of
+from compresskit.catalogue import build, options_of, try_build
 from compresskit.cost import Convention, Dims, dims_of, expected_flops, flops, original_shape
 from compresskit.edits import Shape
 from compresskit.interfaces import ExitPolicy, ExitTrail
@@ -83,7 +83,7 @@ class Evaluation:
         mean_tokens: of a row, without padding.
         per_exit: all metrics by 1-based layer, as if every example left there.
         sweep: one point per threshold.
-        policy: in the form of the config, or None where nobody leaves early.
+        policy: its name as `by`, and its options; None where nobody leaves early.
         own: the point at the policy as it is, or None.
         confusion: at the last exit: rows of each class (outer) that were taken for each class (inner).
         milliseconds: measured on these rows, or empty.
@@ -147,8 +147,8 @@ def evaluate(
         model: on `run.device`.
         rows, collate: the evaluation data; at least one row.
         task: what the labels mean.
-        thresholds: of the sweep; those of the paper where None. A policy without a field `threshold`, and a
-            regression, are seen at the policy as it is.
+        thresholds: of the sweep; where None, those of the paper that the policy takes. A policy without a field
+            `threshold`, and a regression, are seen at the policy as it is.
         latency: also measure milliseconds.
     """
     logits = exit_logits(model, rows, collate, run)
@@ -237,14 +237,21 @@ class _Costs:
         return whole / expected_flops(self.dims, self.shape, histogram, tokens)[CONVENTION]
 
 
+def has_threshold(policy: ExitPolicy | None, outputs: int) -> bool:
+    """Whether there is a threshold to sweep over, for a head of so many outputs."""
+    return policy is not None and outputs > 1 and "threshold" in options_of(type(policy)).dump_python(policy)
+
+
 def _variants(policy: ExitPolicy, task: Task, thresholds: Sequence[float] | None) -> list[ExitPolicy]:
+    if not has_threshold(policy, task.num_labels):
+        return [policy] if thresholds is None else []
     options = options_of(type(policy)).dump_python(policy, mode="json")
-    if task.kind == "regression" or "threshold" not in options:
-        return [policy]
-    if thresholds is None:
-        thresholds = THRESHOLDS_TWO if task.num_labels == 2 else THRESHOLDS_MORE
-    made = [build(type(policy), {**options, "threshold": threshold}) for threshold in thresholds]
-    return [cast(ExitPolicy, variant) for variant in made]
+    usual = THRESHOLDS_TWO if task.num_labels == 2 else THRESHOLDS_MORE
+    if thresholds is not None:
+        return [cast(ExitPolicy, build(type(policy), {**options, "threshold": each})) for each in thresholds]
+    # The usual thresholds are in nats; another policy's may have other limits.
+    made = [try_build(type(policy), {**options, "threshold": threshold})[0] for threshold in usual]
+    return [cast(ExitPolicy, variant) for variant in made if variant is not None]
 
 
 def _point(policy: ExitPolicy, logits: Mapping[int, Tensor], labels: Tensor, task: Task, costs: _Costs) -> Point:

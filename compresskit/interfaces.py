@@ -122,6 +122,8 @@ class Distiller(Strategy):
 
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = True
+    """Without it, training the exit heads alone by this loss would move nothing, and is refused."""
     same_hidden_size: ClassVar[bool] = False
     """A teacher whose hidden states have another size than the student's is refused before any work is done."""
 

@@ -16,14 +16,14 @@ from compresskit.batches import Collate, Encoded, collate, encode
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Checkpoint, load
 from compresskit.data import Corpus, DataOptions, load_corpus
-from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
+from compresskit.errors import CheckpointError, DataError, RecipeError
 from compresskit.journal import digest
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
-from compresskit.verbs import Distill, Exit, Prune, Repeat, Training, Verb
+from compresskit.verbs import Distill, Prune, Repeat, Training, Verb
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,9 @@ class Job:
         """The original's."""
         return self.original.tokenizer
 
-    @property
-    def trains_its_exits(self) -> bool:
-        """Whether what will answer has learnt to: a head that was trained, or trained here after the last exit step."""
-        trained = self.original.trained
-        for planned in self.plan.steps:
-            if isinstance(planned.work, (Exit, Training)):
-                trained = isinstance(planned.work, Training)
-        return trained
+    def digest(self) -> str:
+        """Of the whole run: of its steps, and of the rows that the result is reported on."""
+        return digest(self.digests()[-1], self.corpus.eval_fingerprint if self.corpus else None)
 
     def digests(self) -> list[str]:
         """One per step: of everything that the step's result depends on."""
@@ -125,15 +120,15 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     def fresh() -> Checkpoint:
         # A new head is drawn at random: from the recipe's seed, so that every load gives the same.
         torch.manual_seed(recipe.seed)
-        if original.head_trained or corpus is None:
+        if corpus is None:
             return load(model)
-        return load(model, corpus.task.labels, corpus.task.kind == "regression")
+        new = () if original.head_trained else (corpus.task.labels, corpus.task.kind == "regression")
+        loaded = load(model, *new)
+        texts, label = list(corpus.columns.texts), corpus.columns.label
+        loaded.model.config.data = {"text_columns": texts, "label_column": label, "max_tokens": run.max_tokens}
+        return loaded
 
     first = fresh()
-    if first.model.shape.exits and any(isinstance(verb, Exit) for verb in recipe.steps):
-        raise CompresskitError(
-            f"{model} has exits already; leave the exit step out of the recipe or start from its original"
-        )
     plan = make_plan(recipe, first.original)
     for planned in plan.steps:
         if isinstance(planned.work, Training):
@@ -154,6 +149,12 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
     own = len(planned.shape.exits) - (planned.shape.read_out or verb.train == "shallow-exits")
     if verb.train != "all" and own < 1:
         raise RecipeError(f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step before it")
+    on = [loss for loss in verb.by.values() if loss.after == 0] if isinstance(verb, Distill) else []
+    if verb.train != "all" and on and not any(loss.distiller.needs_logits for loss in on):
+        raise RecipeError(
+            f"{verb.label}: no loss that is on from the start moves what 'train: {verb.train}' lets move; "
+            "add a loss of the exits' answers, such as predictions"
+        )
     if verb.train == "shallow-exits" and verb.exits == "last":
         raise RecipeError(
             f"{verb.label}: 'train: shallow-exits' moves nothing that the loss of 'exits: last' depends on; "
@@ -168,7 +169,7 @@ def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> 
         CheckpointError: it can't be read, or can't teach this student.
     """
     teacher = load(name)
-    if not teacher.trained:
+    if not teacher.head_trained:
         raise CheckpointError(f"teacher {name} has no trained head; fine-tune it first, or use another teacher")
     match_labels(teacher.labels, student.labels, name)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():

@@ -83,20 +83,17 @@ class Journal:
 
     Args:
         out: the output folder.
+        whole: digest of the whole run.
         digests: of all the steps of the plan, in order.
         names: of all the steps of the plan, in order.
         kept: whether each step's weights stay after the next one is done.
     """
 
     out: Path
+    whole: str
     digests: Sequence[str]
     names: Sequence[str]
     kept: Sequence[bool]
-
-    @property
-    def whole(self) -> str:
-        """Digest of the whole run."""
-        return self.digests[-1]
 
     def open(self, reuse: Path | None) -> None:
         """Claim the folder for this run, and clear away what a kill left half-done.

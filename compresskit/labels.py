@@ -3,7 +3,8 @@
 `--task auto` is regression where a label is a fraction (4.75) or the model's head gives one number, else
 classification. Whole numbers, however written (1, "1", 1.0), are the class `1`. A trained head's names and order win; a
 label belongs to the class of the same name, whatever the letter case, and the number 1 to `LABEL_1`. Otherwise the
-classes of the training rows are sorted, as numbers where all are whole numbers.
+order that a Hub data set declares; else the classes of the training rows are sorted, as numbers where all are whole
+numbers.
 
 -1 is a class like any other where other labels stand beside it, for many people code sentiment as -1 and 1. Where
 nothing else is there it marks hidden labels, as in GLUE's test files, and is refused. (In Hub data whose classes are

@@ -7,7 +7,7 @@ between the layers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from compresskit.cost import original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, PluginError, RecipeError
 from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
-from compresskit.modules import scale_gradient
+from compresskit.modules import ExitHead, scale_gradient
 
 
 @dataclass
@@ -80,10 +80,14 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.shape: Shape = original_shape(self.anatomy, network.config)
         self.leave_early = True
         self.policy: ExitPolicy | None = None
+        self.read_out_trained, untrained = True, tuple(config.untrained)
         if config.shape is not None:
             from compresskit.surgery import reshape
 
             reshape(self, Shape.from_json(config.shape))
+        self.read_out_trained = self.depth not in untrained
+        for number, head in self.exits.items():
+            cast(ExitHead, head).trained = int(number) not in untrained
         self.post_init()
         try:
             self.set_policy(config.exit_policy)
@@ -129,9 +133,36 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.config.exit_policy = policy
         self.policy = made
 
+    @property
+    def untrained(self) -> tuple[int, ...]:
+        """1-based layers that answer with a head whose weights are still as they were drawn."""
+        return tuple(number for number in self.exit_layers if not self._is_trained(number))
+
+    def note_trained(self, numbers: Iterable[int]) -> None:
+        """The heads after these layers (1-based) have been trained."""
+        for number in numbers:
+            if str(number) in self.exits:
+                cast(ExitHead, self.exits[str(number)]).trained = True
+            else:
+                self.read_out_trained = True
+        self.sync_config()
+
+    def _is_trained(self, layer: int) -> bool:
+        return bool(self.exits[str(layer)].trained) if str(layer) in self.exits else self.read_out_trained
+
+    def head_weights(self, layer: int) -> Tensor:
+        """A flat copy of every weight of the head that answers after a layer (1-based)."""
+        parts = (
+            [self.exits[str(layer)]]
+            if str(layer) in self.exits
+            else [find(self.network, part) for part in self.anatomy.read_out if not part.startswith(":")]
+        )
+        return torch.cat([weight.detach().flatten() for part in parts for weight in part.parameters()])
+
     def sync_config(self) -> None:
-        """Write the shape into the config, so that a saved folder can be rebuilt."""
+        """Write the shape, and which heads are untrained, into the config, so that a saved folder can be rebuilt."""
         self.config.shape = self.shape.to_json()
+        self.config.untrained = list(self.untrained)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Token ids to the first hidden states (batch, tokens, H)."""

@@ -58,6 +58,9 @@ class ExitHead(nn.Module):
     `cls-tanh` takes the first token, `mean-tanh` the mean over the tokens that are not padding.
     """
 
+    trained = False
+    """Whether any training has moved its weights."""
+
     def __init__(self, kind: HeadKind, size: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.kind = kind

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from compresskit import __version__
 from compresskit.catalogue import load_catalogue
 from compresskit.recipe import Recipe
-from compresskit.report import Report
+from compresskit.report import Report, Side
 
 PACKAGES = ("compresskit", "torch", "transformers", "datasets", "accelerate", "safetensors", "tokenizers")
 
@@ -35,7 +37,7 @@ def card(recipe: Recipe, base: str, report: Report) -> str:
             f"Base model: `{Path(base).name}`. Made with compresskit {__version__}; `recipe.yaml` repeats it and",
             "`compression.json` says what was done.",
             "",
-            report.to_markdown(),
+            replace(report, model=_named(report.model), original=_named(report.original)).to_markdown(),
             "",
             "## Use",
             "",
@@ -54,6 +56,11 @@ def card(recipe: Recipe, base: str, report: Report) -> str:
             "",
         ]
     )
+
+
+def _named(side: Side | None) -> Any:
+    """Where a folder lies on this machine is nobody else's business."""
+    return replace(side, name=Path(side.name).name) if side is not None and Path(side.name).is_absolute() else side
 
 
 def versions() -> dict[str, str]:

@@ -159,6 +159,10 @@ class _Planner:
         self.shape = replace(self.shape, rank=towards(start.rank or full, goal, way))
 
     def _exit(self, exit_: Exit) -> None:
+        if self.original.shape.exits:
+            given = self.original.name
+            self._mistake(exit_, f"{given} has exits already; leave this step out, or start from its original")
+            return
         depth = len(self.shape.layers)
         layers = tuple(range(1, depth + 1)) if exit_.layers == "all" else exit_.layers
         if layers[-1] > depth:
@@ -174,10 +178,6 @@ class _Planner:
             )
         if exit_.start == "original":
             self.shape = self.original.shape
-        if exit_.pooler == "keep" and not self.shape.read_out:
-            self._mistake(
-                exit_, "'pooler: keep' needs the original's read-out, which this model no longer has; take it out"
-            )
         self.shape = replace(self.shape, exits=layers, head=exit_.head, read_out=exit_.pooler == "keep")
 
     def _count(self, verb: Prune | Factorize, amount: Amount | tuple[int, ...], full: int, what: str) -> int:

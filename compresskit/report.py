@@ -175,7 +175,7 @@ class Report:
             where = ".".join(str(part) for part in first["loc"])
             raise CheckpointError(
                 f"the saved report is wrong at '{where}' ({first['msg'].lower()}); "
-                "write it again with `compresskit report`"
+                "copy the folder again, or apply its recipe again"
             ) from error
 
     def tables(self) -> tuple[Table, ...]:

@@ -52,10 +52,11 @@ def compare(
         rows = encode(corpus.eval, tokenizer, run.max_tokens, token_types=True)
         padded = collate(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
         if reference is not None:
-            was = evaluate(other, rows, padded, corpus.task, run, latency=False)
+            was = evaluate(other, rows, padded, corpus.task, run, thresholds=(), latency=False)
             before = replace(before, scores=scores(was))
-        now = evaluate(model, rows, padded, corpus.task, run, latency=False)
-        after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
+        if model.depth not in model.untrained:
+            now = evaluate(model, rows, padded, corpus.task, run, thresholds=(), latency=False)
+            after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
         times = time_rows(model, rows, padded, run, original=other)
     return Report(
         replace(after, milliseconds=times.model),
@@ -86,7 +87,7 @@ def report_on(model: str, against: str | None, run: Run, timing: bool = True, to
         theirs = _saved(against)
         known = [report for report in (original, theirs.model if theirs else None) if report is not None]
         original = _sized(read_original(against), tokens)
-        scored = [other.scores for other in known if (other.name, other.shape) == (original.name, original.shape)]
+        scored = [other.scores for other in known if other.shape == original.shape and _same(other.name, against)]
         original = replace(original, scores=scored[0] if scored else ())
     if saved is not None:
         leaving = saved.model.leaving
@@ -126,6 +127,11 @@ def _leaving(evaluation: Evaluation, original: Original, model: CompressedForSeq
     words = _words({"by": own.pop("by"), "with": own})
     histogram = dict(evaluation.own.histogram)
     return Leaving(words, histogram, expected_flops(original.dims, model.shape, histogram))
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names mean one model, however its folder is spelt."""
+    return one == other or (Path(other).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _words(policy: Mapping[str, Any]) -> str:

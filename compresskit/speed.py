@@ -56,11 +56,12 @@ def time_rows(
 ) -> Times:
     """Times on real rows at each batch size of `SAMPLES`; where there are too few rows, they are taken again.
 
-    The model is timed at full depth and, where it has exits and a policy, leaving early; the original, if given, at
-    full depth. What is to be compared runs in turns on the same batches.
+    The model is timed at full depth and, where it has trained exits and a policy, leaving early; the original, if
+    given, at full depth. What is to be compared runs in turns on the same batches.
     """
     samples = [_sample(rows, collate, size, model.device) for size in SAMPLES]
-    return _time(model, samples, run, original, leaves=model.policy is not None and bool(model.shape.exits))
+    leaves = model.policy is not None and bool(model.shape.exits) and not model.untrained
+    return _time(model, samples, run, original, leaves)
 
 
 def time_shape(

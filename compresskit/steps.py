@@ -127,10 +127,12 @@ def _train(
     verb: Training, losses: Losses, teacher: Teacher | None, rate: float, number: int, workshop: Workshop
 ) -> float:
     rows, collate = workshop.data()
-    seed = step_seed(workshop.seed, number)
-    return teach(
-        Lesson(workshop.model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run)
-    )
+    model, seed = workshop.model, step_seed(workshop.seed, number)
+    before = {layer: model.head_weights(layer) for layer in model.exit_layers}
+    seconds = teach(Lesson(model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run))
+    # Not every training teaches every head: hidden states teach none, the last exit's answers only the last one.
+    model.note_trained(layer for layer, weights in before.items() if not weights.equal(model.head_weights(layer)))
+    return seconds
 
 
 def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done:

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from compresskit.recipe import Recipe
 
 
-PLACES = (
-    "The place is that in the recipe, counted from 0, as in --set steps.0.finetune.epochs=1 for place 0 and "
-    "--set steps.4.steps.3.epochs=1 for place 4.3."
-)
-
-
 def plan_tables(plan: Plan) -> list[Table]:
     """The steps, and what they will leave of the original."""
     from compresskit.report import Report, Side
@@ -37,7 +31,7 @@ def plan_tables(plan: Plan) -> list[Table]:
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
     sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
-    return [Table(title, columns, tuple(rows), PLACES), *Report(*sides).tables()]
+    return [Table(title, columns, tuple(rows), _places(plan)), *Report(*sides).tables()]
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:
@@ -80,6 +74,18 @@ def manual_page(entry: Entry) -> str:
 def recipe_table(recipes: Iterable[Recipe]) -> Table:
     """Names, and what each recipe says of itself."""
     return Table("Recipes", ("name", "about"), tuple((recipe.name, recipe.about.strip()) for recipe in recipes))
+
+
+def _places(plan: Plan) -> str:
+    """How to set an option of a step, on the example of the last one that trains."""
+    from compresskit.verbs import Finetune, Training
+
+    trains = [step for step in plan.steps if isinstance(step.work, Training)]
+    if not trains:
+        return ""
+    place = trains[-1].place
+    path = f"steps.{place.replace('.', '.steps.')}" + (".finetune" if isinstance(trains[-1].work, Finetune) else "")
+    return f"The place is that in the recipe, counted from 0, as in --set {path}.epochs=1 for place {place}."
 
 
 def _per_exit(evaluation: Evaluation) -> Table:

@@ -105,8 +105,9 @@ def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
     real = [[str(places.get(word, word)) for word in line] for line in shown]
     for line in real[:-1]:
         command(line)
-    began = time.perf_counter()
+    resumed, began = (out / "steps").is_dir(), time.perf_counter()
     command([*real[-1], "--json", *(("--reuse", str(other)) if other else ())])
+    apart = sorted(given.glob("steps/*/step.json")) if task.teacher else []
     steps = {path.parent.name: json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))}
     saved = next(step["saved"] for step in reversed(steps.values()) if step["saved"])
     teacher = given if task.teacher else out / saved["teacher"]
@@ -121,7 +122,9 @@ def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
         "recipe": recipe,
         "seed": task.seed,
         "commands": [shlex.join(["compresskit", *line]) for line in shown],
-        "wall_seconds": time.perf_counter() - began,
+        # Of the whole run; what went before an interruption was not measured.
+        "wall_seconds": None if resumed else time.perf_counter() - began,
+        "teacher_seconds": sum(json.loads(path.read_text())["seconds"] for path in apart),
         "shared_steps_from": other.name if other else None,
         "seconds": {name: step["seconds"] for name, step in steps.items()},
         "evaluations": found,

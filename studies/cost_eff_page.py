@@ -213,8 +213,12 @@ def details(result: Result) -> Iterator[str]:
     shared = f" (the steps shared with {result['shared_steps_from']} included)" if result["shared_steps_from"] else ""
     yield ""
     yield f"Training time{shared}: " + "; ".join(f"{name} {seconds:,.0f} s" for name, seconds in spent.items()) + "."
-    yield f"In all {sum(spent.values()) / 60:.1f} minutes; with scores, report and three evaluations"
-    yield f"{result['wall_seconds'] / 60:.1f} minutes went by."
+    yield f"In all {sum(spent.values()) / 60:.1f} minutes" + (
+        f", and {result['teacher_seconds'] / 60:.1f} before them for the teacher." if result["teacher_seconds"] else "."
+    )
+    if result["wall_seconds"]:
+        own = " without the steps shared" if result["shared_steps_from"] else ""
+        yield f"With scores, report and three evaluations{own} {result['wall_seconds'] / 60:.1f} minutes went by."
 
 
 def last(evaluation: dict[str, Any]) -> dict[str, float]:

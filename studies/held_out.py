@@ -56,8 +56,6 @@ SCHEDULES: tuple[tuple[str, ...], ...] = (
     (*HEAD, ROUNDS, RECOVERY),
 )
 CHOSEN = (*HEAD, ROUNDS, RECOVERY)
-KEPT = "steps.4.steps.3.save_as=round"
-"""Keeps the weights of the rounds, so that trials that differ only in what comes after them can share them."""
 FASTER: tuple[tuple[str, ...], ...] = (
     (),
     ("steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
@@ -121,7 +119,8 @@ class Trial:
     def name(self) -> str:
         """A folder's name that tells this trial from the others."""
         # What all rates share would make the name longer than a folder's may be.
-        told = self.settings[self.settings.index(KEPT) + 1 :] if KEPT in self.settings else self.settings
+        shared = (*CHOSEN, *OWN[self.source]) if self.study == "rates" else ()
+        told = [setting for setting in self.settings if setting not in shared]
         return "_".join([self.study, self.source, str(self.split), *told]).translate(str.maketrans("[], ", "()+-"))
 
     @property
@@ -151,7 +150,7 @@ def trials() -> Iterator[Trial]:
     for schedule, split in product(SCHEDULES, range(3)):
         yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
     for source, rates in product(OWN, FASTER):
-        yield Trial("rates", source, 0, 42, "cost-eff-8x", (*CHOSEN, *OWN[source], KEPT, *rates))
+        yield Trial("rates", source, 0, 42, "cost-eff-8x", (*CHOSEN, *OWN[source], *rates))
 
 
 def main() -> None:

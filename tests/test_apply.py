@@ -147,9 +147,12 @@ def test_the_record_tells_what_was_done(finished, places):
     assert set(record["origins"]) == {"entropy", "predictions", "labels", "taylor", "magnitude", "svd", "hidden-states"}
     assert Report.from_json(record["report"]) == finished.report
     assert record["run"] == {"max_tokens": 128, "precision": "fp32", "device": "cpu"}
-    columns = {"text_columns": ["sentence"], "label_column": "label"}
-    assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions()), **columns}
-    assert record["trained"] is True
+    assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions())}
+    # Steps of the run, and copies that transformers saves, know it too.
+    for folder in (finished.out, finished.out / "steps" / "03-distill"):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["data"] == {"text_columns": ["sentence"], "label_column": "label", "max_tokens": 128}
+        assert config["untrained"] == []
     shape = load(str(places / "model")).original.shape
     for edit in record["edits"]:
         step = edit.pop("step")
@@ -215,13 +218,12 @@ def test_a_recipe_that_looks_at_no_data_needs_none(carry, places, tmp_path):
 def test_exits_that_learnt_nothing_are_no_trained_model(carry, places, tmp_path):
     carry(tmp_path / "shape", recipe="shape-8x", model="trained", data=None)
     shape = load(str(tmp_path / "shape"))
-    assert (shape.head_trained, shape.trained) == (True, False)
-    (tmp_path / "tune.yaml").write_text(
-        "recipe: 1\nsteps:\n  - finetune: {epochs: 1, learning_rate: 1e-3, batch_size: 16}\n"
-    )
-    carry(tmp_path / "tuned", recipe=tmp_path / "tune.yaml", model=tmp_path / "shape")
+    assert (shape.head_trained, shape.model.untrained) == (False, (1, 2))
+    (tmp_path / "tune.yaml").write_text("recipe: 1\nsteps:\n  - finetune: {epochs: 1, learning_rate: 1e-3}\n")
+    carry(tmp_path / "tuned", "steps.0.finetune.batch_size=16", recipe=tmp_path / "tune.yaml", model=tmp_path / "shape")
     tuned = load(str(tmp_path / "tuned"))
-    assert tuned.trained and tuned.model.shape == shape.model.shape
+    assert (tuned.head_trained, tuned.model.untrained) == (True, ())
+    assert (tuned.model.shape, tuned.labels) == (shape.model.shape, ("0", "1"))
     assert not same(tmp_path / "tuned", tmp_path / "shape")
     taught = f"recipe: 1\nsteps:\n  - {{distill: {tmp_path}/shape, by: predictions, epochs: 1}}\n"
     (tmp_path / "taught.yaml").write_text(taught)
@@ -240,7 +242,10 @@ def test_a_trained_head_is_its_own_teacher(carry, places, tmp_path, worked, told
     assert all(torch.equal(tuned[f"network.{name}"], weight) for name, weight in given.items())
     assert worked == list(range(1, 10))
     assert told.messages[:3] == [
-        "text: sentence; label: label (LABEL_0, LABEL_1); 32 rows to learn from, 16 to evaluate on",
+        (
+            "text: sentence; label: label (LABEL_0, LABEL_1); "
+            f"to learn from: 32 rows of {places}/data/train.tsv; to evaluate on: 16 of {places}/data/dev.tsv"
+        ),
         "step 1 of 9: finetune",
         "skipped: the head is trained already",
     ]
@@ -251,6 +256,18 @@ def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp
     carry(tmp_path / "exact")
     assert same(tmp_path / "exact", finished.out)
     assert not same(tmp_path / "rounded", finished.out)
+
+
+@pytest.mark.cuda
+def test_a_gpu_trains_scores_cuts_and_answers(carry, tmp_path):
+    report = carry(tmp_path / "out", run=Run(device="cuda"))
+    assert report.model.parameters < report.original.parameters
+    model = load(str(tmp_path / "out")).model
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 8, 3, 0, 0]])
+    here = model(ids, (ids > 0).long())
+    there = model.to("cuda")(ids.to("cuda"), (ids > 0).long().to("cuda"))
+    assert there.exits.tolist() == here.exits.tolist()
+    torch.testing.assert_close(there.logits.cpu(), here.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_progress_is_told(carry, tmp_path, told):

@@ -113,8 +113,10 @@ def test_half_a_head_is_no_trained_head(folder, head):
 def test_a_compressed_folder_comes_back_with_its_record(tmp_path, folder):
     model = load(str(folder)).model
     perform(AddExits((1, 2), "cls-tanh", False), model)
+    model.note_trained((2,))
     save(model, tiny_tokenizer(), tmp_path / "out", {RECORD: json.dumps({"format": FORMAT, "seed": 3})})
     again = load(str(tmp_path / "out"))
+    assert again.model.untrained == (1,)
     assert isinstance(again.model, CompressedForSequenceClassification)
     assert again.head_trained and again.labels == ("awful", "fine")
     assert again.record == {"format": FORMAT, "seed": 3}
@@ -321,7 +323,30 @@ def test_texts_are_not_cut_to_more_tokens_than_there_are_positions_for(tmp_path,
 
 def test_texts_are_cut_as_when_the_model_was_compressed(tmp_path):
     assert usual_tokens(str(tmp_path)) == usual_tokens("owner/model") == 128
-    (tmp_path / RECORD).write_text(json.dumps({"format": 1, "run": {"max_tokens": 72}}))
-    assert usual_tokens(str(tmp_path)) == 72
-    (tmp_path / RECORD).write_text(json.dumps({"format": 1}))
-    assert usual_tokens(str(tmp_path)) == 128
+    for text, tokens in (('{"data": {"max_tokens": 72}}', 72), ('{"data": null}', 128), ("{}", 128), ("[nope", 128)):
+        (tmp_path / "config.json").write_text(text)
+        assert usual_tokens(str(tmp_path)) == tokens
+
+
+def test_a_head_that_nobody_trained_takes_the_names_of_new_labels_but_not_their_number(tmp_path, folder):
+    model = load(str(folder)).model
+    perform(AddExits((1, 2), "cls-tanh", False), model)
+    save(model, tiny_tokenizer(), tmp_path / "out", {})
+    out = str(tmp_path / "out")
+    assert load(out).labels == ("awful", "fine")
+    assert load(out, ["no", "yes"]).labels == ("no", "yes")
+    with pytest.raises(CheckpointError) as caught:
+        load(out, ["a", "b", "c"])
+    assert str(caught.value) == (
+        f"{out} has 2 outputs that nobody trained, and the data ask for 3; compress its original anew with these data"
+    )
+
+
+def test_models_that_give_several_labels_are_refused(folder):
+    set_config(problem_type="multi_label_classification")(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder))
+    assert str(caught.value) == (
+        f"model {folder} gives each text any number of labels (problem_type multi_label_classification); "
+        "use a model that gives one label, or one number"
+    )

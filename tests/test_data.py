@@ -70,14 +70,16 @@ def test_a_file_to_evaluate_on(here):
 def test_a_corpus_tells_what_was_read(here):
     put(here, train_csv=CSV, dev_csv="sentence,label\na,1\n")
     assert str(load_corpus("set", DataOptions())) == (
-        f"text: sentence; label: label (0, 1); {CSV.count(chr(10)) - 1} rows to learn from, 1 to evaluate on"
+        f"text: sentence; label: label (0, 1); to learn from: {CSV.count(chr(10)) - 1} rows of set/train.csv; "
+        "to evaluate on: 1 of set/dev.csv"
     )
     alone = load_corpus("set", DataOptions(task="regression"), need_train=False)
-    assert str(alone) == "text: sentence; label: label (a number); 1 row to evaluate on"
+    assert str(alone) == "text: sentence; label: label (a number); to evaluate on: 1 row of set/dev.csv"
     sick = "sentence_A,sentence_B,relatedness_score,entailment_judgment\na,b,4.5,NEUTRAL\nc,d,3.5,ENTAILMENT\n"
     (here / "set" / "dev.csv").write_text(sick, encoding="utf-8")
     assert str(load_corpus("set/dev.csv", DataOptions(), need_train=False)) == (
-        "text: sentence_A, sentence_B; label: entailment_judgment (ENTAILMENT, NEUTRAL); 2 rows to evaluate on"
+        "text: sentence_A, sentence_B; label: entailment_judgment (ENTAILMENT, NEUTRAL); "
+        "to evaluate on: 2 rows of set/dev.csv"
     )
 
 
@@ -295,10 +297,12 @@ def test_the_fingerprint_is_of_texts_labels_and_task(here):
     put(here, train_csv=CSV, dev_csv=DEV)
     corpus = load_corpus("set", DataOptions())
     spelt_out = (
-        '["classification", ["0", "1"], "accuracy"]["train", ["good"], 1]["train", ["bad"], 0]["train", ["fine"], 1]'
-        '["eval", ["worse"], 0]["eval", ["best"], 1]'
+        '["classification", ["0", "1"], "accuracy"]' + '[["good"], 1][["bad"], 0][["fine"], 1]',
+        '["classification", ["0", "1"], "accuracy"]' + '[["worse"], 0][["best"], 1]',
     )
-    assert corpus.fingerprint == hashlib.sha256(spelt_out.encode()).hexdigest()
+    assert (corpus.fingerprint, corpus.eval_fingerprint) == tuple(
+        hashlib.sha256(text.encode()).hexdigest() for text in spelt_out
+    )
     prints = {corpus.fingerprint}
     for train in (CSV.replace("fine", "Fine"), CSV.replace("good,1", "good,0"), CSV.replace("1", "yes")):
         put(here, train_csv=train, dev_csv=DEV.replace("1", "yes") if "yes" in train else DEV)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pytest
 import torch
+from pydantic import Field
 
 from compresskit.batches import collate, encode
 from compresskit.cost import dims_of, flops, original_shape
 from compresskit.data import Rows
+from compresskit.errors import RecipeError
 from compresskit.evaluate import THRESHOLDS_MORE, THRESHOLDS_TWO, evaluate, exit_logits, simulate
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
@@ -143,6 +145,29 @@ def test_usual_thresholds_depend_on_the_number_of_classes(classes, thresholds):
     layers = [point.mean_exit for point in found.sweep]
     assert layers == sorted(layers)
     assert layers[-1] == 3
+
+
+@dataclass(frozen=True)
+class Halves(ExitPolicy):
+    """Its thresholds are probabilities from a half."""
+
+    name: ClassVar[str] = "halves"
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)]
+
+    def leave(self, trail):
+        return trail.logits[-1].softmax(-1).max(-1).values >= self.threshold
+
+
+def test_usual_thresholds_that_a_policy_does_not_take_are_left_out():
+    model = tiny_compressed(exits=(1, 2, 3), layers=3)
+    model.policy = Halves(0.9)
+    found = evaluate(model, encoded(model), PADDED, TASK, Run(), latency=False)
+    assert [point.threshold for point in found.sweep] == [0.6, 0.55, 0.5]
+    assert evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(), latency=False).sweep == ()
+    with pytest.raises(RecipeError) as caught:
+        evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(0.4,), latency=False)
+    assert str(caught.value) == "halves's 'threshold' must be at least 0.5, not 0.4"
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,13 @@ def test_weights_labels_and_rows_count(job, places, tmp_path):
     ):
         assert equal_steps(one, job(model=str(folder))) == 0, number
     assert equal_steps(one, job(options=DataOptions(max_train_rows=20))) == 0
-    text = shutil.copytree(places / "data", tmp_path / "text")
-    (text / "dev.tsv").write_text((text / "dev.tsv").read_text().replace("film", "play"))
-    assert equal_steps(one, job(data=str(text))) == 0
+    for split, same in (("dev", len(one.plan.steps)), ("train", 0)):
+        text = shutil.copytree(places / "data", tmp_path / split)
+        (text / f"{split}.tsv").write_text((text / f"{split}.tsv").read_text().replace("film", "play"))
+        other = job(data=str(text))
+        # Rows to evaluate on change no step, but another run it is.
+        assert equal_steps(one, other) == same
+        assert one.digest() != other.digest()
 
 
 def test_the_version_of_a_strategy_counts_from_where_it_is_used(job, monkeypatch):
@@ -175,9 +179,8 @@ def test_exits_cannot_be_put_in_twice(job, tmp_path):
     checkpoint = load(str(save_tiny(tmp_path / "plain")))
     perform(AddExits((1, 2), "cls-tanh", False), checkpoint.model)
     save(checkpoint.model, checkpoint.tokenizer, tmp_path / "out", {})
-    assert refused(CompresskitError, job, model=str(tmp_path / "out")) == (
-        f"{tmp_path}/out has exits already; leave the exit step out of the recipe or start from its original"
-    )
+    said = refused(RecipeError, job, model=str(tmp_path / "out"))
+    assert said.endswith(f"exit: {tmp_path}/out has exits already; leave this step out, or start from its original")
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,16 @@ def test_training_shallow_exits_needs_their_losses(job):
     )
     job(recipe=recipe.replace(", exits: last", ""))
     job(recipe=recipe.replace(", exits: last", "").replace("exit: all, by", "exit: all, pooler: keep, by"))
+
+
+@pytest.mark.parametrize("by", ["hidden-states", "{hidden-states: 1, predictions: {weight: 1, after: 0.5}}"])
+def test_training_exits_alone_needs_a_loss_of_their_answers_from_the_start(job, by):
+    recipe = RECIPE.replace("epochs: 1, batch_size", "epochs: 1, train: exits, batch_size")
+    assert "by: predictions" in recipe
+    assert refused(RecipeError, job, recipe=recipe.replace("by: predictions", f"by: {by}")) == (
+        "steps[2] distill: no loss that is on from the start moves what 'train: exits' lets move; "
+        "add a loss of the exits' answers, such as predictions"
+    )
 
 
 def test_a_teacher_in_a_folder_is_looked_at_first(job, tmp_path):

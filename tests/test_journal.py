@@ -29,7 +29,7 @@ def commit(model):
     """Opens a folder and commits steps up to a number."""
 
     def commit(out, digests="abcd", upto=4, kept=KEPT, reuse=None):
-        journal = Journal(out, list(digests), NAMES, kept)
+        journal = Journal(out, digests[-1], list(digests), NAMES, kept)
         journal.open(reuse)
         for number in range(len(journal.done()) + 1, upto + 1):
             entry = Entry(number, NAMES[number - 1], digests[number - 1], seconds=float(number))
@@ -226,7 +226,7 @@ def test_a_run_is_finished_once_its_papers_are_there(tmp_path, commit, papers, f
     for paper in papers:
         (tmp_path / "out" / paper).touch()
     assert journal.is_finished(("report.json", "compression.json")) is finished
-    other = Journal(tmp_path / "out", list("abcx"), NAMES, KEPT)
+    other = Journal(tmp_path / "out", "x", list("abcx"), NAMES, KEPT)
     assert not other.is_finished(("report.json", "compression.json"))
 
 

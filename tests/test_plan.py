@@ -332,10 +332,9 @@ def test_counts_are_held_against_what_earlier_steps_left(mistakes_of):
     ]
 
 
-def test_the_read_out_of_a_compressed_model_cannot_be_kept_once_it_is_gone(mistakes_of):
+def test_exits_cannot_be_put_in_twice(mistakes_of):
     given = original(TINY, edits=[AddExits((4,), "cls-tanh", False)])
     (told,) = mistakes_of(f"{{exit: all, {EXIT}, pooler: keep}}", model=given)
     assert told == (
-        "line 3: steps[0] exit: 'pooler: keep' needs the original's read-out, which this model no longer has; "
-        "take it out"
+        f"line 3: steps[0] exit: {given.name} has exits already; leave this step out, or start from its original"
     )

@@ -29,7 +29,7 @@ def tokenizer():
 
 
 def ready(model, tokenizer, record=None):
-    return Checkpoint(None, model, tokenizer, True, record)
+    return Checkpoint(None, model, tokenizer, record)
 
 
 def one_by_one(model, tokenizer, texts):

@@ -63,7 +63,8 @@ def test_json_that_is_no_report_is_refused():
     with pytest.raises(CheckpointError) as error:
         Report.from_json(data)
     assert str(error.value) == (
-        "the saved report is wrong at 'model.parameters' (field required); write it again with `compresskit report`"
+        "the saved report is wrong at 'model.parameters' (field required); "
+        "copy the folder again, or apply its recipe again"
     )
 
 
@@ -73,7 +74,8 @@ def test_json_with_a_broken_shape_is_refused():
     with pytest.raises(CheckpointError) as error:
         Report.from_json(data)
     assert str(error.value) == (
-        "the saved report is wrong at 'model.shape' (value error, no 'rank'); write it again with `compresskit report`"
+        "the saved report is wrong at 'model.shape' (value error, no 'rank'); "
+        "copy the folder again, or apply its recipe again"
     )
 
 

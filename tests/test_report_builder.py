@@ -88,6 +88,8 @@ def test_against_another_model_both_are_counted_and_timed(tmp_path):
     report = report_on(str(tmp_path / "out"), str(tmp_path / "original"), Run())
     assert report.original.scores == saved.original.scores
     assert len(report.original.milliseconds) == len(report.model.milliseconds) == 2
+    respelt = report_on(str(tmp_path / "out"), f"{tmp_path}/out/../original", Run())
+    assert respelt.original.scores == saved.original.scores
     other = report_on(str(tmp_path / "out"), str(save_tiny(tmp_path / "other")), Run())
     assert other.original.scores == ()
 

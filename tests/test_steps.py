@@ -43,7 +43,7 @@ def given(seed=0, labels=2, **sizes):
     """A checkpoint as it would be loaded."""
     network = tiny_model(layers=3, seed=seed, labels=labels, **sizes)
     original = Original("here", network.config, ANATOMY, original_shape(ANATOMY, network.config))
-    return Checkpoint(original, wrap(network, ANATOMY), tiny_tokenizer(), True, None)
+    return Checkpoint(original, wrap(network, ANATOMY), tiny_tokenizer(), None)
 
 
 class Bench:

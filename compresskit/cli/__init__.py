@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from compresskit.terminal import Terminal
 
 
-UNTRAINED = "warning: nothing was trained since {} got its exits, so its answers are worth nothing"
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
@@ -172,10 +169,13 @@ def evaluate(
     from compresskit.batches import collate, encode
     from compresskit.data import load_corpus
     from compresskit.evaluate import evaluate as evaluate_model
+    from compresskit.evaluate import has_threshold
     from compresskit.views import evaluation_tables
 
     tried = _numbers(thresholds)
     ready = _load(model, run)
+    if tried is not None and not has_threshold(ready.model.policy, len(ready.labels)):
+        raise CheckpointError(f"{model} does not leave early by a threshold; leave --thresholds out")
     corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False, before=ready.columns)
     terminal.say(str(corpus))
     rows = encode(corpus.eval, ready.tokenizer, run.max_tokens, "token_type_ids" in ready.model.input_names)
@@ -207,6 +207,8 @@ def predict(
 
     if bool(texts) == bool(source) or bool(source) != bool(target):
         raise click.UsageError("give --input and --output, or --text")
+    if source and as_json:
+        raise click.UsageError("--json goes with --text; name an --output that ends in .jsonl")
     if texts and (text_columns or overwrite):
         raise click.UsageError(f"{'--text-columns' if text_columns else '--overwrite'} goes with --input, not --text")
     if pairs and len(pairs) != len(texts):
@@ -274,8 +276,6 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
     target, ready = out or Path(f"{model.rstrip('/')}-{form}"), load(model)
     if not ready.head_trained:
         raise CheckpointError(f"{model} has no trained head to export; train it first with `compresskit apply`")
-    if not ready.trained:
-        click.echo(UNTRAINED.format(model), err=True)
     exporting.export(ready, target, form)
     click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
 
@@ -299,10 +299,15 @@ def _load(model: str, run: Run) -> Checkpoint:
     if not ready.head_trained:
         raise CheckpointError(f"{model} has no trained head to answer with; train it first with `compresskit apply`")
     ready.check_length(run.max_tokens)
-    if not ready.trained:
-        run.progress.say(UNTRAINED.format(model))
+    _warn_untrained(ready)
     ready.model.to(run.device).eval()
     return ready
+
+
+def _warn_untrained(ready: Checkpoint) -> None:
+    if ready.model.untrained:
+        listed = ", ".join(map(str, ready.model.untrained))
+        _warn(f"{ready.original.name} has exits that nobody trained, after layers {listed}; their answers mean nothing")
 
 
 def _numbers(listed: str | None) -> list[float] | None:

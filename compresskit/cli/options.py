@@ -95,7 +95,7 @@ columns_option = option("--text-columns", "--text_column_names", metavar="A[,B]"
 timing_option = option("--timing/--no-timing", default=True, show_default=True, help="Measure milliseconds here.")
 
 DATA_OPTIONS = (
-    option("--eval-data", "--validation_file", metavar="FILE", help="Rows to evaluate on, where --data has none."),
+    option("--eval-data", "--validation_file", metavar="FILE", help="Rows to evaluate on, in place of --data's."),
     columns_option,
     option("--label-column", "--label_column_name", metavar="Y", help="The column of labels."),
     option("--task", type=click.Choice(["auto", "classification", "regression"]), default="auto", show_default=True),

@@ -30,6 +30,7 @@ class HiddenStates(Distiller):
 
     name: ClassVar[str] = "hidden-states"
     needs_hidden: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
     same_hidden_size: ClassVar[bool] = True
 
     average: Literal["examples", "positions"] = "examples"

@@ -135,6 +135,7 @@ def tiny_compressed(
     model.eval()
     if exits:
         _balance(model, draw)
+        model.note_trained(exits)
         model.set_policy({"by": "entropy", "with": {"threshold": threshold}})
     return model
 

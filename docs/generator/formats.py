@@ -27,9 +27,8 @@ RECORD = {
     "recipe": "the recipe as YAML, every default written out",
     "seed": "of the run",
     "base_model": "the original, as it was named",
-    "data": "where the data were, the columns found in them and the options that they were read with, or null",
+    "data": "where the data were and the options that they were read with, or null",
     "run": "tokens that texts were cut to, precision and device",
-    "trained": "whether the exits that answer have been trained",
     "versions": "of compresskit and of the packages that a result depends on",
     "origins": "distribution and version that each strategy came from",
     "edits": "what was done to the model, in order, each with the number of its step",
@@ -37,7 +36,7 @@ RECORD = {
 }
 
 FILES = (
-    ("`config.json`", "the original's config, the shape now, and the exit policy"),
+    ("`config.json`", "the original's config, the shape now, the exit policy, and how the data were read"),
     ("`model.safetensors`", "the weights"),
     ("`tokenizer.json`, `tokenizer_config.json`", "the original's tokenizer"),
     ("`README.md`", "the model card: the report and the recipe"),
@@ -60,11 +59,18 @@ EVALUATE = f"""\
 {_list(evaluate.THRESHOLDS_MORE)} for more; `--thresholds` gives others."""
 
 
+PREDICT = """\
+## predict
+
+`--output` adds these columns to those of the input; `--json` prints them with `text`, and `text_pair` for pairs."""
+
+
 def formats() -> str:
     """Every format with what its fields mean."""
     return page(
         "JSON and files",
-        "Counts of layers start at 1. A ratio is always the original's over the compressed model's, so more is better.",
+        "Counts of layers start at 1, but for `layer` in the edits. A ratio is always the original's over the\n"
+        "compressed model's, so more is better.",
         f"## FLOPs conventions\n\n{attribute_doc(cost, 'Convention')}",
         "## plan --json",
         "BERT base (`BertConfig()`, two classes) by `cost-eff-8x`, at 128 tokens and full depth; ratios rounded here:",
@@ -77,7 +83,7 @@ def formats() -> str:
         EVALUATE,
         _meanings(Evaluation),
         _meanings(Point),
-        "## predict\n\n`--output` adds these columns to those of the input; `--json` prints them with `text`.",
+        PREDICT,
         _meanings(Prediction),
         "## The folder that apply writes",
         table(("file", "what it is"), FILES),

@@ -28,8 +28,8 @@ Endings: {_code(row_files.ENDINGS)}; text is UTF-8."""
 
 
 ORDER = """\
-Class id 1 is the second class: `1` of 0 and 1, the later name where labels are words. `evaluate --json` lists the
-classes in their order under `labels`."""
+Class id 1 is the second class, of 0 and 1 the `1`. `evaluate --json` lists the classes in their order under
+`labels`."""
 
 
 def texts() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -44,9 +45,16 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compressed(command, original, tmp_path_factory):
-    """What `compresskit apply shape-8x` makes of the original."""
+    """What `compresskit apply shape-8x` makes of the original, as if its exits had been trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compresskit.speed.milliseconds", partial(latency.milliseconds, repeats=2, min_seconds=0))
         out = tmp_path_factory.mktemp("compressed") / "out"
         command("apply", "shape-8x", "--model", original, "--out", out, "--quiet")
-    return out
+    return as_if_trained(out)
+
+
+def as_if_trained(folder, untrained=()):
+    """The folder, of whose exits only these are said to be untrained."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"untrained": list(untrained)}), encoding="utf-8")
+    return folder

@@ -28,6 +28,8 @@ def test_an_input_to_mend_is_one_sentence_and_exit_code_1(command, tmp_path):
         (["predict", "m", "--input", "i.csv"], WHAT),
         (["predict", "m", "--text", "t", "--input", "i.csv", "--output", "o.csv"], WHAT),
         (["predict", "m", "--text", "t", "--text-columns", "a"], "--text-columns goes with --input, not --text"),
+        (["predict", "m", "--input", "i.csv", "--output", "o.csv", "--json"],
+         "--json goes with --text; name an --output that ends in .jsonl"),
         (["predict", "m", "--text", "t", "--overwrite"], "--overwrite goes with --input, not --text"),
         (["predict", "m", "--text", "t", "--text", "u", "--text-pair", "v"],
          "1 --text-pair for 2 --text; give one for each"),

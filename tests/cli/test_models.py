@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from compresskit.errors import CompresskitError
 from compresskit.report import Report
 from compresskit.runtime import latency
 from compresskit.testing import save_tiny
+from tests.cli.conftest import as_if_trained
 
 
 def test_apply_prints_the_report_that_it_saves(command, original, tmp_path):
@@ -135,13 +137,14 @@ def of_pairs(command, original, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compresskit.speed.milliseconds", partial(latency.milliseconds, repeats=2, min_seconds=0))
         command("apply", "shape-8x", "--model", original, "--data", folder / "dev.csv", "--out", folder / "out", *named)
+    as_if_trained(folder / "out")
     return folder
 
 
 def test_columns_are_named_once(command, of_pairs):
     shown = command("evaluate", of_pairs / "out", "--data", of_pairs / "dev.csv", "--no-timing", "--json")
     assert json.loads(shown.stdout)["rows"] == 2
-    assert "text: here, there; label: kind (LABEL_0, LABEL_1); 2 rows to evaluate on\n" in shown.stderr
+    assert f"label: kind (LABEL_0, LABEL_1); to evaluate on: 2 rows of {of_pairs}/dev.csv\n" in shown.stderr
     said = command("predict", of_pairs / "out", "--input", of_pairs / "dev.csv", "--output", of_pairs / "o.csv").stderr
     assert "text: here, there\n" in said
     header = (of_pairs / "o.csv").read_text(encoding="utf-8").splitlines()[0]
@@ -166,17 +169,29 @@ def test_a_model_of_pairs_is_not_asked_about_single_texts(command, of_pairs, ori
     )
     single = tmp_path / "single"
     command("apply", "shape-8x", "--model", original, "--data", data, "--out", single, "--quiet")
+    as_if_trained(single)
     assert command("predict", single, "--text", "a", "--text-pair", "b", code=1).stderr.endswith(
         f"Error: {single} was compressed with single texts; leave --text-pair out\n"
     )
 
 
-def test_an_untrained_model_answers_with_a_warning(command, compressed, original, tmp_path):
-    warning = f"warning: nothing was trained since {compressed} got its exits, so its answers are worth nothing\n"
-    assert warning in command("predict", compressed, "--text", "good").stderr
-    assert command("predict", compressed, "--text", "good", "--quiet").stderr == ""
-    assert warning in command("export", compressed, "--out", tmp_path / "stock").stderr
+def test_exits_that_nobody_trained_are_warned_of(command, compressed, original, tmp_path):
+    partly = as_if_trained(shutil.copytree(compressed, tmp_path / "partly"), untrained=(1, 2))
+    warning = f"warning: {partly} has exits that nobody trained, after layers 1, 2; their answers mean nothing\n"
+    for quiet in ((), ("--quiet",)):
+        assert warning in command("predict", partly, "--text", "good", *quiet).stderr
     assert "warning" not in command("predict", original, "--text", "good").stderr
+
+
+def test_a_shape_that_learnt_nothing_cannot_answer(command, original, data, tmp_path):
+    out = tmp_path / "shape"
+    report = command("apply", "shape-8x", "--model", original, "--data", data, "--out", out, "--json", "--quiet").stdout
+    side = json.loads(report)["model"]
+    assert (side["scores"], side["leaving"]) == ([], None)
+    assert {time["label"] for time in side["milliseconds"]} == {"full depth"}
+    assert command("predict", out, "--text", "good", code=1).stderr == (
+        f"Error: {out} has no trained head to answer with; train it first with `compresskit apply`\n"
+    )
 
 
 def test_export_writes_beside_the_model(command, compressed, tmp_path):
@@ -207,6 +222,7 @@ def test_more_tokens_than_the_model_reads_are_refused(command, compressed, data)
 def test_texts_are_cut_as_when_the_model_was_compressed(command, original, data, tmp_path):
     short = tmp_path / "short"
     command("apply", "shape-8x", "--model", original, "--data", data, "--out", short, "--max-tokens", 6, "--quiet")
+    as_if_trained(short)
     mean = json.loads(command("evaluate", short, "--data", data, "--no-timing", "--json").stdout)["mean_tokens"]
     longer = command("evaluate", short, "--data", data, "--no-timing", "--json", "--max-tokens", 128).stdout
     assert mean <= 6 < json.loads(longer)["mean_tokens"]
@@ -221,6 +237,11 @@ def test_report_counts_an_example_of_any_length(command, compressed, original):
     assert found.original.flops == flops(given.dims, given.shape, 64)
     saved = Report.from_json(json.loads(command("report", compressed, "--no-timing", "--tokens", 64, "--json").stdout))
     assert saved.original.flops == found.original.flops
+
+
+def test_thresholds_need_an_exit_policy_that_has_one(command, original, data):
+    failed = command("evaluate", original, "--data", data, "--thresholds", "0.1", code=1)
+    assert failed.stderr == f"Error: {original} does not leave early by a threshold; leave --thresholds out\n"
 
 
 def test_an_endless_threshold_is_refused(command, compressed, data):
