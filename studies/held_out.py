@@ -61,6 +61,10 @@ FASTER: tuple[tuple[str, ...], ...] = (
     ("steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
     ("steps.4.steps.3.learning_rate=2e-4", "steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
 )
+GENTLE: tuple[tuple[str, ...], ...] = (
+    ("steps.2.learning_rate=2e-5", "steps.3.learning_rate=2e-5"),
+    ("steps.2.learning_rate=2e-5", "steps.3.learning_rate=2e-5", "steps.3.epochs=2", "steps.3.by=predictions"),
+)
 OWN = {"sst2": ("steps.4.steps.3.epochs=0.5",), "mrpc": (SMALL_BATCH,)}
 """What `studies/cost_eff.py` sets for a data set."""
 
@@ -75,7 +79,7 @@ class Source:
         dev: rows to choose by.
         tokens: `--max-tokens`.
         phrases: most rows are parts of other rows, so whole sentences are held out, with all of their parts.
-        teacher: the teacher of the study `rates` learns apart, from all rows that are not held out.
+        teacher: the teacher of the studies `assistant` and `rates` learns apart, from all rows that are not held out.
     """
 
     folder: str
@@ -128,7 +132,7 @@ class Trial:
         """With placeholders for the places; the last one makes what is compared."""
         rows, given = f"WORK/{self.source}-{self.split}", "CHECKPOINT"
         apart = []
-        if SOURCES[self.source].teacher and self.study == "rates":
+        if SOURCES[self.source].teacher and self.study in ("assistant", "rates"):
             teacher = f"{rows}-teacher"
             apart, given = [self._apply("finetune.yaml", given, f"{rows}-all", teacher, TEACHER)], teacher
         return [*apart, self._apply(self.recipe, given, rows, "OUT", self.settings)]
@@ -149,6 +153,8 @@ def trials() -> Iterator[Trial]:
             yield Trial("finetune", source, split, 42 + split, "finetune.yaml", setting)
     for schedule, split in product(SCHEDULES, range(3)):
         yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
+    for gentle in GENTLE:
+        yield Trial("assistant", "sst2", 0, 42, "assistant.yaml", gentle)
     for source, rates in product(OWN, FASTER):
         yield Trial("rates", source, 0, 42, "cost-eff-8x", (*CHOSEN, *OWN[source], *rates))
 
@@ -160,7 +166,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1, help="trials side by side")
-    parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule", "rates"])
+    parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule", "assistant", "rates"])
     options = parser.parse_args()
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {json.loads(line)["name"] for line in lines}
