@@ -238,7 +238,7 @@ def run(trial: Trial, model: Path, work: Path) -> str:
 
 def reuse(trial: Trial, work: Path) -> list[str]:
     """The option that takes over equal steps of another schedule on the same rows."""
-    begun = work.glob(f"{trial.study}_{trial.source}_{trial.split}_*/run.json")
+    begun = work.glob(f"{trial.study}_{trial.source}_{trial.split}*/run.json")
     other = next((path.parent for path in sorted(begun) if path.parent.name != trial.name), None)
     return ["--reuse", str(other)] if other else []
 
