@@ -113,6 +113,18 @@ def schedules(trials: list[Result]) -> Iterator[str]:
         yield table_line([row, *last_exits(mine, "model")])
 
 
+def rates(trials: list[Result]) -> Iterator[str]:
+    """The last exit of assistant and model, one row a setting and data set."""
+    yield table_line(["data", "split", "settings", "assistant", "`cost-eff-8x`"])
+    yield table_line(["---", "---:", "---", "---:", "---:"])
+    for trial in trials:
+        study, source, split, *_ = trial["name"].split("_")
+        if study in ("assistant", "rates"):
+            found = trial["accuracy"]
+            model = f"{found['model'][-1]:.4f}" if study == "rates" else ""
+            yield table_line([source, split, settings(trial), f"{found['assistant'][-1]:.4f}", model])
+
+
 def last_exits(trials: list[Result], name: str) -> list[str]:
     """Accuracy of each trial's last exit, then their mean."""
     scores = [trial["accuracy"][name][-1] for trial in trials]
@@ -120,11 +132,11 @@ def last_exits(trials: list[Result], name: str) -> list[str]:
 
 
 def settings(trial: Result) -> str:
-    """What was set, as code; settings that all schedules share are left out."""
+    """What was set, as code; settings that all of a study share are left out."""
     words = trial["command"].split(" --set ")[1:]
     shown = [word.strip("'") for word in words]
-    if trial["name"].startswith("schedule"):
-        shown = shown[2:]
+    shared = {"schedule": 2, "rates": 5}.get(trial["name"].split("_")[0], 0)
+    shown = shown[shared:]
     return "<br>".join(f"`{setting}`" for setting in shown) or "as the recipe stands"
 
 
@@ -132,6 +144,7 @@ TABLES: dict[str, Callable[[list[Result]], Iterator[str]]] = {
     "<!-- table: exit heads -->": exit_heads,
     "<!-- table: fine-tuning -->": finetunes,
     "<!-- table: schedules -->": schedules,
+    "<!-- table: rates -->": rates,
 }
 
 
