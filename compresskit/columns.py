@@ -88,6 +88,9 @@ def find_texts(
 
 def _find_texts(table: Table, texts: Sequence[str] | None, label: str | None) -> tuple[str, ...]:
     if texts is not None:
+        # A name may have commas in it, and blanks may stand around those that part two names.
+        whole = ",".join(texts)
+        texts = (whole,) if whole in table.columns else [name.strip() for name in texts]
         if not 1 <= len(texts) <= 2 or len(set(texts)) < len(texts):
             raise DataError(f"--text-columns {','.join(texts)}: give one column, or two different ones")
         return tuple(_named(table, name, "name another with --text-columns") for name in texts)

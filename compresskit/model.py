@@ -88,6 +88,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.read_out_trained = self.depth not in untrained
         for number, head in self.exits.items():
             cast(ExitHead, head).trained = int(number) not in untrained
+        config.untrained = list(self.untrained)  # which making the heads anew has overwritten
         self.post_init()
         try:
             self.set_policy(config.exit_policy)

@@ -161,7 +161,7 @@ class _Planner:
     def _exit(self, exit_: Exit) -> None:
         if self.original.shape.exits:
             given = self.original.name
-            self._mistake(exit_, f"{given} has exits already; leave this step out, or start from its original")
+            self._mistake(exit_, f"{given} has exits already; leave this step out, or give --model its original")
             return
         depth = len(self.shape.layers)
         layers = tuple(range(1, depth + 1)) if exit_.layers == "all" else exit_.layers

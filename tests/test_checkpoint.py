@@ -124,6 +124,16 @@ def test_a_compressed_folder_comes_back_with_its_record(tmp_path, folder):
     assert again.original.config.model_type == "bert"
 
 
+def test_which_heads_are_trained_outlives_what_transformers_loads_and_saves(tmp_path, folder):
+    model = load(str(folder)).model
+    perform(AddExits((1, 2), "cls-tanh", False), model)
+    model.note_trained((2,))
+    save(model, tiny_tokenizer(), tmp_path / "out", {})
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "out")
+    again = load(str(tmp_path / "out"))
+    assert (again.model.untrained, again.model.config.untrained, again.head_trained) == ((1,), [1], True)
+
+
 def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
     set_weights(**{"classifier.weight": None})(folder)
     before = logging.get_verbosity()

@@ -101,6 +101,11 @@ def test_a_model_of_pairs_takes_pairs_and_of_single_texts_single_ones(columns, t
     assert str(caught.value) == expected
 
 
+def test_a_name_may_have_a_comma():
+    assert find_texts(table("said, exactly", "label"), ("said", " exactly")) == ("said, exactly",)
+    assert find_texts(table("a,b", "a", "b"), ("a", "b")) == ("a,b",)
+
+
 def test_texts_alone_need_no_label():
     assert find_texts(table("id", "text"), None) == ("text",)
     assert find_texts(table("anything"), None) == ("anything",)

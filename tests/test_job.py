@@ -180,7 +180,7 @@ def test_exits_cannot_be_put_in_twice(job, tmp_path):
     perform(AddExits((1, 2), "cls-tanh", False), checkpoint.model)
     save(checkpoint.model, checkpoint.tokenizer, tmp_path / "out", {})
     said = refused(RecipeError, job, model=str(tmp_path / "out"))
-    assert said.endswith(f"exit: {tmp_path}/out has exits already; leave this step out, or start from its original")
+    assert said.endswith(f"exit: {tmp_path}/out has exits already; leave this step out, or give --model its original")
 
 
 @pytest.mark.parametrize(

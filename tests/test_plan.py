@@ -336,5 +336,5 @@ def test_exits_cannot_be_put_in_twice(mistakes_of):
     given = original(TINY, edits=[AddExits((4,), "cls-tanh", False)])
     (told,) = mistakes_of(f"{{exit: all, {EXIT}, pooler: keep}}", model=given)
     assert told == (
-        f"line 3: steps[0] exit: {given.name} has exits already; leave this step out, or start from its original"
+        f"line 3: steps[0] exit: {given.name} has exits already; leave this step out, or give --model its original"
     )

@@ -275,7 +275,7 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
 
     target, ready = out or Path(f"{model.rstrip('/')}-{form}"), load(model)
     if not ready.head_trained:
-        raise CheckpointError(f"{model} has no trained head to export; train it first with `compresskit apply`")
+        raise CheckpointError(f"{model} has no trained head to export; train it first, by a recipe that finetunes")
     exporting.export(ready, target, form)
     click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
 
@@ -297,7 +297,7 @@ def _load(model: str, run: Run) -> Checkpoint:
 
     ready = load(model)
     if not ready.head_trained:
-        raise CheckpointError(f"{model} has no trained head to answer with; train it first with `compresskit apply`")
+        raise CheckpointError(f"{model} has no trained head to answer with; train it first, by a recipe that finetunes")
     ready.check_length(run.max_tokens)
     _warn_untrained(ready)
     ready.model.to(run.device).eval()

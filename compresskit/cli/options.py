@@ -169,7 +169,7 @@ def _with_run(command: Command) -> Command:
 
 def names_of(columns: str | None) -> tuple[str, ...] | None:
     """`a,b` as ("a", "b")."""
-    return tuple(name.strip() for name in columns.split(",")) if columns else None
+    return tuple(columns.split(",")) if columns else None
 
 
 def terminal_for(quiet: bool = False) -> Terminal:

@@ -46,7 +46,7 @@ def test_apply_hands_every_option_on(command, compressed, monkeypatch):
     )  # fmt: skip
     assert "parameters" in shown.stdout
     assert (seen["model"], seen["data"], str(seen["out"]), str(seen["reuse"])) == ("m", "t.csv", "o", "r")
-    assert seen["options"] == DataOptions(("a", "b"), "y", "regression", "e.csv", 5, 6, seed=7)
+    assert seen["options"] == DataOptions(("a", " b"), "y", "regression", "e.csv", 5, 6, seed=7)
     assert (seen["recipe"].seed, seen["recipe"].steps[1].keep) == (7, 2)
     run = seen["run"]
     assert (run.device, run.bf16, run.max_tokens, run.cache_bytes) == ("cpu", True, 64, 2**29)
@@ -190,7 +190,7 @@ def test_a_shape_that_learnt_nothing_cannot_answer(command, original, data, tmp_
     assert (side["scores"], side["leaving"]) == ([], None)
     assert {time["label"] for time in side["milliseconds"]} == {"full depth"}
     assert command("predict", out, "--text", "good", code=1).stderr == (
-        f"Error: {out} has no trained head to answer with; train it first with `compresskit apply`\n"
+        f"Error: {out} has no trained head to answer with; train it first, by a recipe that finetunes\n"
     )
 
 
@@ -206,10 +206,10 @@ def test_a_model_without_a_trained_head_cannot_answer(command, data, tmp_path):
     folder = save_tiny(tmp_path / "m", trained=False)
     for arguments in (["evaluate", folder, "--data", data], ["predict", folder, "--text", "good"]):
         assert command(*arguments, code=1).stderr == (
-            f"Error: {folder} has no trained head to answer with; train it first with `compresskit apply`\n"
+            f"Error: {folder} has no trained head to answer with; train it first, by a recipe that finetunes\n"
         )
     assert command("export", folder, code=1).stderr == (
-        f"Error: {folder} has no trained head to export; train it first with `compresskit apply`\n"
+        f"Error: {folder} has no trained head to export; train it first, by a recipe that finetunes\n"
     )
     assert not (tmp_path / "m-stock").exists()
 
