@@ -15,7 +15,7 @@ from compresskit.evaluate import Evaluation, evaluate
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.report import Leaving, Report, Score, Side, StepTime
 from compresskit.run import Run
-from compresskit.speed import time_rows, time_shape
+from compresskit.speed import Times, time_rows, time_shape
 
 
 def compare(
@@ -45,8 +45,9 @@ def compare(
     )
     before = _sized(original.original)
     other = (reference or original).model.to(run.device).eval()
+    times = Times((), ())
     if corpus is None:
-        times = time_shape(model, run, other)
+        times = time_shape(model, run, other) if run.timing else times
     else:
         tokenizer = original.tokenizer
         rows = encode(corpus.eval, tokenizer, run.max_tokens, token_types=True)
@@ -57,7 +58,7 @@ def compare(
         if model.depth not in model.untrained:
             now = evaluate(model, rows, padded, corpus.task, run, thresholds=(), latency=False)
             after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
-        times = time_rows(model, rows, padded, run, original=other)
+        times = time_rows(model, rows, padded, run, original=other) if run.timing else times
     return Report(
         replace(after, milliseconds=times.model),
         replace(before, milliseconds=times.original),

@@ -23,6 +23,7 @@ class Run:
             batch.
         checkpoint_steps: optimizer steps between two checkpoints inside a long training.
         trackers: names of experiment trackers, passed on to transformers.Trainer as `report_to`.
+        timing: whether milliseconds are measured for the report of `apply`.
         progress: where progress is shown.
     """
 
@@ -32,6 +33,7 @@ class Run:
     cache_bytes: int = 4 * 2**30
     checkpoint_steps: int = 200
     trackers: tuple[str, ...] = ()
+    timing: bool = True
     progress: Progress = field(default_factory=Silent)
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -258,6 +258,14 @@ def test_bf16_and_fp32_can_follow_each_other_in_one_process(finished, carry, tmp
     assert not same(tmp_path / "rounded", finished.out)
 
 
+def test_milliseconds_are_measured_only_where_they_are_wanted(carry, tmp_path):
+    report = carry(tmp_path / "out", recipe="shape-8x", model="trained", data=None, run=Run(timing=False))
+    assert (report.model.milliseconds, report.original.milliseconds) == ((), ())
+    scored = carry(tmp_path / "scored", recipe="shape-8x", model="trained", run=Run(timing=False))
+    assert (scored.model.milliseconds, scored.original.milliseconds) == ((), ())
+    assert scored.original.scores != ()
+
+
 @pytest.mark.cuda
 def test_a_gpu_trains_scores_cuts_and_answers(carry, tmp_path):
     report = carry(tmp_path / "out", run=Run(device="cuda"))

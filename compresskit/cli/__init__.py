@@ -68,12 +68,13 @@ def cli() -> None:
     "--cache-gigabytes", type=float, default=4.0, show_default=True, metavar="GB", help="For teachers' hidden states."
 )
 @option("--reuse", type=folder, metavar="DIR", help="Take over equal steps from another output folder.")
+@timing_option
 @option("--report-to", multiple=True, metavar="TRACKER", help="Experiment trackers, as transformers names them.")
 @json_option
 def apply(
     *, recipe: str, model: str, data: str | None, out: Path, overrides: Sequence[str], seed: int | None,
     options: DataOptions, run: Run, terminal: Terminal, cache_gigabytes: float, reuse: Path | None,
-    report_to: Sequence[str], as_json: bool,
+    timing: bool, report_to: Sequence[str], as_json: bool,
 ) -> None:  # fmt: skip
     """Compress a model by a recipe and print the report. The same command again goes on where it was stopped."""
     from compresskit.recipe import read_recipe
@@ -85,7 +86,7 @@ def apply(
     trackers = tuple(name for names in report_to for name in names.split(",") if name != "none")
     if not 0 <= cache_gigabytes < MOST_GIGABYTES:
         raise click.UsageError(f"--cache-gigabytes {cache_gigabytes}: give a number of gigabytes from 0")
-    run = replace(run, cache_bytes=int(cache_gigabytes * 2**30), trackers=trackers)
+    run = replace(run, cache_bytes=int(cache_gigabytes * 2**30), trackers=trackers, timing=timing)
     report = applying.apply(resolved, model, data, replace(options, seed=resolved.seed), out, run, reuse)
     if not is_main_process():
         return

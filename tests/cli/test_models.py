@@ -42,7 +42,7 @@ def test_apply_hands_every_option_on(command, compressed, monkeypatch):
         "--output_dir", "o", "--max_seq_length", 64, "--text_column_names", "a, b", "--label_column_name", "y",
         "--task", "regression", "--max_train_samples", 5, "--max-eval-rows", 6, "--seed", 7, "--device", "cpu",
         "--precision", "bf16", "--cache-gigabytes", "0.5", "--reuse", "r", "--report_to", "tensorboard,wandb",
-        "--set", "steps.1.keep=2",
+        "--set", "steps.1.keep=2", "--no-timing",
     )  # fmt: skip
     assert "parameters" in shown.stdout
     assert (seen["model"], seen["data"], str(seen["out"]), str(seen["reuse"])) == ("m", "t.csv", "o", "r")
@@ -50,6 +50,7 @@ def test_apply_hands_every_option_on(command, compressed, monkeypatch):
     assert (seen["recipe"].seed, seen["recipe"].steps[1].keep) == (7, 2)
     run = seen["run"]
     assert (run.device, run.bf16, run.max_tokens, run.cache_bytes) == ("cpu", True, 64, 2**29)
+    assert run.timing is False
     assert run.trackers == ("tensorboard", "wandb")
 
 

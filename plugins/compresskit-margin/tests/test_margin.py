@@ -53,7 +53,7 @@ def test_regression_never_leaves():
 
 
 def test_the_recipe_runs(tmp_path):
-    report = apply_tiny(RECIPE, tmp_path, "steps.0.finetune.epochs=0.5", "steps.2.epochs=0.5")
+    report = apply_tiny(RECIPE, tmp_path, "steps.0.finetune.epochs=0.5", "steps.2.batch_size=8")
     assert report.model.shape.exits == (1, 2)
     assert report.model.leaving is not None
     assert report.model.leaving.policy == "margin, threshold 0.8"
