@@ -54,9 +54,9 @@ class Job:
         """The original's."""
         return self.original.tokenizer
 
-    def digest(self) -> str:
-        """Of the whole run: of its steps, and of the rows that the result is reported on."""
-        return digest(self.digests()[-1], self.corpus.eval_fingerprint if self.corpus else None)
+    def digest(self, steps: Sequence[str]) -> str:
+        """Of the whole run: of its steps' digests, and of the rows that the result is reported on."""
+        return digest(steps[-1], self.corpus.eval_fingerprint if self.corpus else None)
 
     def digests(self) -> list[str]:
         """One per step: of everything that the step's result depends on."""
