@@ -59,7 +59,7 @@ def apply(
     job = prepare(recipe, model, data, options, run, state.num_processes)
     digests, steps = job.digests(), job.plan.steps
     names, kept = [step.name for step in steps], [_is_kept(step) for step in steps]
-    journal = Journal(out, job.digest(digests), digests, names, kept)
+    journal = Journal(out, job.digest(), digests, names, kept)
     if journal.is_finished((REPORT, RECORD, WEIGHTS)):
         run.progress.say(f"{out} is finished already; nothing was done, and this is its report")
         return _read_report(out)

@@ -122,7 +122,8 @@ def _find_label(table: Table, texts: Sequence[str]) -> str:
         if found:
             raise DataError(f"{table.source}: the label could be {' or '.join(found)}; say which with --label-column")
     raise DataError(
-        f"{table.source}: no column is known to hold labels ({_listed(table)}); name it with --label-column"
+        f"{table.source}: no column is known to hold labels ({_listed(table)}); name it with --label-column; "
+        "rows without labels are for compresskit predict"
     )
 
 

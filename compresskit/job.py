@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class Job:
     Args:
         plan: what will be done.
         fresh: loads the original anew, with a head for the data's labels.
-        original: loaded once, for its tokenizer and fingerprint.
+        original: loaded once, for its tokenizer and config.
+        weights: fingerprint of the original.
         corpus: the data, or None for a recipe that needs none.
         data, options: where the data was and how it was read, for the record.
         run: device, precision, memory, progress.
@@ -43,6 +45,7 @@ class Job:
     plan: Plan
     fresh: Callable[[], Checkpoint]
     original: Checkpoint
+    weights: str
     corpus: Corpus | None
     data: str | None
     options: DataOptions
@@ -54,29 +57,39 @@ class Job:
         """The original's."""
         return self.original.tokenizer
 
-    def digest(self, steps: Sequence[str]) -> str:
-        """Of the whole run: of its steps' digests, and of the rows that the result is reported on."""
-        return digest(steps[-1], self.corpus.eval_fingerprint if self.corpus else None)
+    @cached_property
+    def conditions(self) -> dict[str, str]:
+        """A digest of each thing that every step's result depends on, under the name that its user has for it."""
+        config = self.original.model.config.original
+        model = (
+            self.weights,
+            {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
+            self.tokenizer.get_vocab(),
+        )
+        return {
+            "version": digest(__version__),
+            "model": digest(*model),
+            "training data": digest(self.corpus.fingerprint if self.corpus else None),
+            "seed": digest(self.plan.recipe.seed),
+            "precision": digest(self.run.bf16),
+            "device": digest(self.run.device),
+            "--max-tokens": digest(self.run.max_tokens),
+        }
 
     def digests(self) -> list[str]:
         """One per step: of everything that the step's result depends on."""
-        config = self.original.model.config.original
-        last = digest(
-            __version__,
-            _fingerprint(self.original.model),
-            {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
-            self.tokenizer.get_vocab(),
-            self.corpus.fingerprint if self.corpus else None,
-            self.plan.recipe.seed,
-            self.run.bf16,
-            self.run.device,
-            self.run.max_tokens,
-        )
-        found = []
+        last, found = digest(self.conditions), []
         for planned in self.plan.steps:
-            last = digest(last, self._describe(planned))
+            last = digest(last, *self._describe(planned).values(), planned.shape.to_json())
             found.append(last)
         return found
+
+    def digest(self) -> dict[str, str]:
+        """Of the whole run: its conditions, what its steps do, and the rows that the result is reported on."""
+        steps = [self._describe(planned) for planned in self.plan.steps]
+        work = {name: digest([step[name] for step in steps]) for name in steps[0]}
+        rows = digest(self.corpus.eval_fingerprint if self.corpus else None)
+        return work | self.conditions | {"evaluation data": rows}
 
     def rows(self) -> tuple[Encoded | None, Collate | None]:
         """The training data in tokens, with token types, which a teacher may read where the student does not.
@@ -89,13 +102,14 @@ class Job:
         rows = encode(self.corpus.train, self.tokenizer, self.run.max_tokens, token_types=True)
         return rows, collate(self.tokenizer.pad_token_id, self.tokenizer.pad_token_type_id)
 
-    def _describe(self, planned: Planned) -> list[Any]:
-        """What a step's result depends on beside the steps before it."""
+    def _describe(self, planned: Planned) -> dict[str, Any]:
+        """What a step does and what with, under the names that its user has for it."""
         verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
         teachers = [self.teachers.get(name) for name in _teachers(verbs)]
         origin = load_catalogue().origin
         origins = [str(origin(type(strategy))) for verb in verbs for strategy in verb.strategies()]
-        return [planned.iteration, planned.shape.to_json(), [_plain(verb) for verb in verbs], origins, teachers]
+        work = [planned.iteration, [_plain(verb) for verb in verbs]]
+        return {"recipe": work, "strategies": origins, "teachers": teachers}
 
 
 def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, run: Run, processes: int = 1) -> Job:
@@ -107,7 +121,8 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     Raises:
         CompresskitError: what is wrong with the recipe, the model, a teacher or the data.
     """
-    torch.manual_seed(recipe.seed)
+    # An untrained head is drawn at random: here the same for every seed, so that the fingerprint is of the files alone.
+    torch.manual_seed(0)
     original = load(model)
     if data is None and needs_data(recipe):
         raise DataError(f"recipe {recipe.name} trains or scores on data; name labelled text with --data")
@@ -134,7 +149,7 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
         if isinstance(planned.work, Training):
             _check_training(planned.work, planned, processes)
     teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps)}
-    return Job(plan, fresh, first, corpus, data, options, run, teachers)
+    return Job(plan, fresh, first, _fingerprint(original.model), corpus, data, options, run, teachers)
 
 
 def _check_training(verb: Training, planned: Planned, processes: int) -> None:

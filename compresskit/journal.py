@@ -83,14 +83,14 @@ class Journal:
 
     Args:
         out: the output folder.
-        whole: digest of the whole run.
+        whole: digests of what the whole run depends on, by the names that its user has for it.
         digests: of all the steps of the plan, in order.
         names: of all the steps of the plan, in order.
         kept: whether each step's weights stay after the next one is done.
     """
 
     out: Path
-    whole: str
+    whole: Mapping[str, str]
     digests: Sequence[str]
     names: Sequence[str]
     kept: Sequence[bool]
@@ -119,7 +119,7 @@ class Journal:
 
     def is_finished(self, papers: Sequence[str]) -> bool:
         """Whether this very run has been here and has written its papers, which come last."""
-        ours = _read(self.out / RUN).get("digest") == self.whole
+        ours = _read(self.out / RUN) == self.whole
         return ours and all((self.out / paper).is_file() for paper in papers)
 
     def done(self) -> list[Entry]:
@@ -152,9 +152,12 @@ class Journal:
         scratch = self.out / f".{RUN}"
         inside = sorted(path.name for path in self.out.iterdir() if path != scratch) if self.out.is_dir() else []
         if RUN in inside:
-            if _read(self.out / RUN).get("digest") != self.whole:
+            theirs = _read(self.out / RUN)
+            differing = [name for name, ours in self.whole.items() if theirs.get(name) != ours]
+            if differing:
+                verb = "differs" if len(differing) == 1 else "differ"
                 raise CompresskitError(
-                    f"--out {self.out} holds another run (its recipe, model, data, seed or version differs); "
+                    f"--out {self.out} holds another run (its {' and '.join(differing)} {verb}); "
                     f"give a new folder, with --reuse {self.out} to take over the steps that are the same"
                 )
             return
@@ -165,7 +168,7 @@ class Journal:
             )
         with saving(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps({"digest": self.whole}), encoding="utf-8")
+            scratch.write_text(json.dumps(dict(self.whole)), encoding="utf-8")
             scratch.replace(self.out / RUN)
 
     def _adopt(self, other: Path) -> None:

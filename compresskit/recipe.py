@@ -13,7 +13,7 @@ from compresskit.errors import RecipeError
 from compresskit.interfaces import Strategy
 from compresskit.step_reader import StepReader
 from compresskit.verbs import Finetune, Loss, Prune, Repeat, Training, Verb, plain
-from compresskit.wording import did_you_mean, show
+from compresskit.wording import did_you_mean, nearest, show
 from compresskit.yaml_tree import Mistakes, Node
 
 VERSION = 1
@@ -123,7 +123,9 @@ def _recipe(root: Node, source: str, catalogue: Catalogue, mistakes: Mistakes) -
     seed = _top(top, "seed", int, 42, mistakes)
     if seed > SEEDS:
         mistakes.add(top["seed"].where, f"'seed' must be at most {SEEDS}, not {seed}")
-    steps = top.get("steps", root)
+    # Steps under a misspelt key are read all the same, for the mistakes in them.
+    meant = next((node for key, node in top.items() if key not in TOP and nearest(key, TOP) == "steps"), root)
+    steps = top.get("steps", meant)
     if not isinstance(steps.value, list) or not steps.value:
         mistakes.add(steps.where, "'steps' must be a list of at least one step")
         return None

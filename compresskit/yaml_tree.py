@@ -17,6 +17,8 @@ Plain: TypeAlias = "None | bool | int | float | str | list[Plain] | dict[str, Pl
 Scalar: TypeAlias = "None | bool | int | float | str"
 
 PREFIX = "tag:yaml.org,2002:"
+OPENED = {"flow mapping": "the {", "flow sequence": "the [", "quoted scalar": "the quote"}
+"""What is open, by words of the YAML reader's."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read(text: str, mistakes: Mistakes) -> Node | None:
         root = _yaml().compose(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        mistakes.add(Where(line), _syntax(str(error.problem or error.context)))
+        mistakes.add(Where(line), _syntax(str(error.problem or error.context)) + _left_open(error, line))
         return None
     except YAMLError as error:
         mistakes.add(Where(1), _syntax(str(error).splitlines()[0]))
@@ -151,6 +153,14 @@ def _syntax(problem: str) -> str:
     if "'\\t'" in problem:
         return "a tab where YAML wants spaces; indent with spaces"
     return f"not YAML: {problem}"
+
+
+def _left_open(error: MarkedYAMLError, line: int) -> str:
+    """Where a bracket or quote began whose end was looked for in vain, if that is on another line."""
+    opened = next((sign for begun, sign in OPENED.items() if begun in str(error.context)), None)
+    if opened is None or error.context_mark is None or error.context_mark.line + 1 == line:
+        return ""
+    return f"; {opened} on line {error.context_mark.line + 1} is not closed"
 
 
 def _relocate(node: Node, where: Where) -> None:

@@ -332,13 +332,13 @@ def test_a_finished_run_whose_model_is_gone_is_finished_again(finished, carry, t
     assert (out / "model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize("change", ["seed=7", "steps.2.epochs=2"])
-def test_another_run_is_refused(finished, carry, change):
+@pytest.mark.parametrize(("change", "differing"), [("seed=7", "seed"), ("steps.2.epochs=2", "recipe")])
+def test_another_run_is_refused(finished, carry, change, differing):
     before = files(finished.out)
     with pytest.raises(CompresskitError) as caught:
         carry(finished.out, change)
     assert str(caught.value) == (
-        f"--out {finished.out} holds another run (its recipe, model, data, seed or version differs); "
+        f"--out {finished.out} holds another run (its {differing} differs); "
         f"give a new folder, with --reuse {finished.out} to take over the steps that are the same"
     )
     assert files(finished.out) == before

@@ -142,7 +142,10 @@ def test_texts_alone_need_no_label():
             ("text", "mood"),
             None,
             None,
-            "dev.tsv: no column is known to hold labels (columns: text, mood); name it with --label-column",
+            (
+                "dev.tsv: no column is known to hold labels (columns: text, mood); name it with --label-column; "
+                "rows without labels are for compresskit predict"
+            ),
         ),
         (
             ("text", "review", "label"),

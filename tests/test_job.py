@@ -97,6 +97,21 @@ def test_comments_and_lines_do_not_count(job):
 
 
 @pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sets": "seed=6"}, "seed"),
+        ({"sets": "steps.3.keep=1"}, "recipe"),
+        ({"run": Run(bf16=True)}, "precision"),
+        ({"run": Run(max_tokens=64)}, "--max-tokens"),
+        ({"options": DataOptions(max_train_rows=20)}, "training data"),
+    ],
+)
+def test_a_run_tells_what_makes_it_another(job, change, named):
+    one, other = job().digest(), job(*([change.pop("sets")] if "sets" in change else ()), **change).digest()
+    assert [name for name in one if one[name] != other[name]] == [named]
+
+
+@pytest.mark.parametrize(
     ("run", "equal"),
     [
         (Run(max_tokens=64), 0),
@@ -124,7 +139,8 @@ def test_weights_labels_and_rows_count(job, places, tmp_path):
         other = job(data=str(text))
         # Rows to evaluate on change no step, but another run it is.
         assert equal_steps(one, other) == same
-        assert one.digest(one.digests()) != other.digest(other.digests())
+        named = "evaluation data" if split == "dev" else "training data"
+        assert [name for name, digest in one.digest().items() if other.digest()[name] != digest] == [named]
 
 
 def test_the_version_of_a_strategy_counts_from_where_it_is_used(job, monkeypatch):

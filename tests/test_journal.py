@@ -29,7 +29,7 @@ def commit(model):
     """Opens a folder and commits steps up to a number."""
 
     def commit(out, digests="abcd", upto=4, kept=KEPT, reuse=None):
-        journal = Journal(out, digests[-1], list(digests), NAMES, kept)
+        journal = Journal(out, {"recipe": digests[-1], "seed": digests[0]}, list(digests), NAMES, kept)
         journal.open(reuse)
         for number in range(len(journal.done()) + 1, upto + 1):
             entry = Entry(number, NAMES[number - 1], digests[number - 1], seconds=float(number))
@@ -171,7 +171,7 @@ def test_a_new_or_empty_folder_is_claimed(tmp_path, commit, there):
     if there.startswith("what"):
         (out / f".{RUN}").write_text('{"dig')
     journal = commit(out, upto=0)
-    assert json.loads((out / RUN).read_text()) == {"digest": "d"}
+    assert json.loads((out / RUN).read_text()) == {"recipe": "d", "seed": "a"}
     assert [path.name for path in out.iterdir()] == [RUN]
     assert journal.done() == []
 
@@ -195,17 +195,25 @@ def test_a_file_is_refused(tmp_path, commit):
     assert str(caught.value) == f"--out {tmp_path}/out is a file; give a folder"
 
 
-@pytest.mark.parametrize("record", [None, "{nope", "[]"])
-def test_another_run_is_refused_and_left_as_it_is(tmp_path, commit, record):
+@pytest.mark.parametrize(
+    ("record", "digests", "differing"),
+    [
+        (None, "abcx", "recipe differs"),
+        (None, "xbcx", "recipe and seed differ"),
+        ("{nope", "abcd", "recipe and seed differ"),
+        ("[]", "abcd", "recipe and seed differ"),
+    ],
+)
+def test_another_run_is_refused_and_left_as_it_is(tmp_path, commit, record, digests, differing):
     out = tmp_path / "out"
     commit(out)
     if record is not None:
         (out / RUN).write_text(record)
     before = sorted(out.rglob("*"))
     with pytest.raises(CompresskitError) as caught:
-        commit(out, "abcx")
+        commit(out, digests)
     assert str(caught.value) == (
-        f"--out {out} holds another run (its recipe, model, data, seed or version differs); "
+        f"--out {out} holds another run (its {differing}); "
         f"give a new folder, with --reuse {out} to take over the steps that are the same"
     )
     assert sorted(out.rglob("*")) == before
@@ -226,7 +234,7 @@ def test_a_run_is_finished_once_its_papers_are_there(tmp_path, commit, papers, f
     for paper in papers:
         (tmp_path / "out" / paper).touch()
     assert journal.is_finished(("report.json", "compression.json")) is finished
-    other = Journal(tmp_path / "out", "x", list("abcx"), NAMES, KEPT)
+    other = Journal(tmp_path / "out", {"recipe": "x", "seed": "a"}, list("abcx"), NAMES, KEPT)
     assert not other.is_finished(("report.json", "compression.json"))
 
 

@@ -43,7 +43,7 @@ FILES = (
     ("`recipe.yaml`", "the recipe, every default written out; `compresskit apply OUT/recipe.yaml` repeats the run"),
     ("`report.json`", "the report"),
     ("`compression.json`", "where the model comes from and what was done to it"),
-    ("`run.json`", "the fingerprint of the run, by which the same command knows its folder"),
+    ("`run.json`", "fingerprints of what the run depends on, by which the same command knows its folder"),
     ("`steps/`", "the finished steps, from which an interrupted run goes on; not needed for use"),
 )
 
