@@ -33,7 +33,12 @@ MANY_ROWS = ("steps.4.steps.3.epochs=0.5",)
 """For SST-2: half an epoch a round, as in the paper's settings for it."""
 TEACHER = ("steps.0.finetune.epochs=1",)
 """For SST-2: the teacher learns apart, one epoch of all 67,349 rows; what comes after it sees 12,000 of them."""
-FEW_ROWS = ("steps.0.finetune.batch_size=16",)
+FEW_ROWS = (
+    "steps.0.finetune.batch_size=16",
+    "steps.4.steps.3.learning_rate=1e-4",
+    "steps.5.learning_rate=2e-4",
+    "steps.6.learning_rate=1e-4",
+)
 """For MRPC."""
 
 

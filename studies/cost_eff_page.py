@@ -25,6 +25,7 @@ TITLES = {
     "sick": "SICK entailment (4,500 training rows, 2,000 dev rows)",
 }
 Result = dict[str, Any]
+Table = Callable[[list[Result]], Iterator[str]]
 
 
 def main() -> None:
@@ -98,37 +99,33 @@ def finetunes(trials: list[Result]) -> Iterator[str]:
         yield table_line([row, *(f"{statistics.mean(found[s]):.4f}" if s in found else "" for s in counts)])
 
 
-def schedules(trials: list[Result]) -> Iterator[str]:
-    """Accuracy at the last exit, one row a schedule, one column a split."""
-    seen: dict[str, list[Result]] = {}
-    for trial in trials:
-        if trial["name"].startswith("schedule"):
-            seen.setdefault(settings(trial), []).append(trial)
-    first = next(iter(seen.values()))
-    yield table_line(["settings", *(f"split {number}" for number in range(len(first))), "mean"])
-    yield table_line(["---", *["---:"] * (len(first) + 1)])
-    for name in ("teacher", "assistant"):
-        yield table_line([f"({name})", *last_exits(first, name)])
-    for row, mine in seen.items():
-        yield table_line([row, *last_exits(mine, "model")])
+def last_exits(study: str, source: str, above: tuple[str, ...], shown: str = "model") -> Table:
+    """A table of accuracy at the last exit, one row a setting, one column a split.
 
+    Args:
+        study, source: of the trials.
+        above: models that all settings share, in the first rows.
+        shown: the model that is compared.
+    """
 
-def rates(trials: list[Result]) -> Iterator[str]:
-    """The last exit of assistant and model, one row a setting and data set."""
-    yield table_line(["data", "split", "settings", "assistant", "`cost-eff-8x`"])
-    yield table_line(["---", "---:", "---", "---:", "---:"])
-    for trial in trials:
-        study, source, split, *_ = trial["name"].split("_")
-        if study in ("assistant", "rates"):
-            found = trial["accuracy"]
-            model = f"{found['model'][-1]:.4f}" if study == "rates" else ""
-            yield table_line([source, split, settings(trial), f"{found['assistant'][-1]:.4f}", model])
+    def table(trials: list[Result]) -> Iterator[str]:
+        seen: dict[str, dict[str, Result]] = {}
+        for trial in trials:
+            name = trial["name"].split("_")
+            if name[:2] == [study, source]:
+                seen.setdefault(settings(trial), {})[name[2]] = trial
+        whole = max(seen.values(), key=len)
+        means = ["mean"] if len(whole) > 1 else []
+        yield table_line(["settings", *(f"split {split}" for split in whole), *means])
+        yield table_line(["---", *["---:"] * len([*whole, *means])])
+        rows = [(f"({name})", name, whole) for name in above]
+        for row, name, mine in [*rows, *((row, shown, mine) for row, mine in seen.items())]:
+            scores = [mine[split]["accuracy"][name][-1] if split in mine else None for split in whole]
+            found = [score for score in scores if score is not None]
+            cells = [*scores, *[statistics.mean(found) if len(found) == len(whole) else None for _ in means]]
+            yield table_line([row, *("" if score is None else f"{score:.4f}" for score in cells)])
 
-
-def last_exits(trials: list[Result], name: str) -> list[str]:
-    """Accuracy of each trial's last exit, then their mean."""
-    scores = [trial["accuracy"][name][-1] for trial in trials]
-    return [f"{score:.4f}" for score in (*scores, statistics.mean(scores))]
+    return table
 
 
 def settings(trial: Result) -> str:
@@ -140,11 +137,13 @@ def settings(trial: Result) -> str:
     return "<br>".join(f"`{setting}`" for setting in shown) or "as the recipe stands"
 
 
-TABLES: dict[str, Callable[[list[Result]], Iterator[str]]] = {
+TABLES: dict[str, Table] = {
     "<!-- table: exit heads -->": exit_heads,
     "<!-- table: fine-tuning -->": finetunes,
-    "<!-- table: schedules -->": schedules,
-    "<!-- table: rates -->": rates,
+    "<!-- table: schedules -->": last_exits("schedule", "mrpc", ("teacher", "assistant")),
+    "<!-- table: gentle assistants -->": last_exits("assistant", "sst2", (), "assistant"),
+    "<!-- table: rates, SST-2 -->": last_exits("rates", "sst2", ("assistant",)),
+    "<!-- table: rates, MRPC -->": last_exits("rates", "mrpc", ("assistant",)),
 }
 
 

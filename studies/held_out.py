@@ -56,11 +56,19 @@ SCHEDULES: tuple[tuple[str, ...], ...] = (
     (*HEAD, ROUNDS, RECOVERY),
 )
 CHOSEN = (*HEAD, ROUNDS, RECOVERY)
-FASTER: tuple[tuple[str, ...], ...] = (
-    (),
-    ("steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
-    ("steps.4.steps.3.learning_rate=2e-4", "steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4"),
+MEDIUM = ("steps.4.steps.3.learning_rate=1e-4", "steps.5.learning_rate=2e-4", "steps.6.learning_rate=1e-4")
+FAST = ("steps.4.steps.3.learning_rate=2e-4", "steps.5.learning_rate=5e-4", "steps.6.learning_rate=2e-4")
+FASTEST = ("steps.4.steps.3.learning_rate=5e-4", "steps.5.learning_rate=1e-3", "steps.6.learning_rate=5e-4")
+WHOLE = ("steps.4.steps.3.epochs=1",)
+LONG = ("steps.5.epochs=15", "steps.6.epochs=9")
+LONGER = ("steps.5.epochs=20", "steps.6.epochs=12")
+FASTER: tuple[tuple[str, str, tuple[int, ...], tuple[tuple[str, ...], ...]], ...] = (
+    ("sst2", "cost-eff-8x", (0,), ((), FAST, (*FAST, *WHOLE, *LONGER))),
+    ("mrpc", "cost-eff-8x", (0, 1, 2), ((), FAST)),
+    ("mrpc", "cost-eff-8x", (1, 2), (MEDIUM, LONG, (*MEDIUM, *LONG), (*FAST, *LONG))),
+    ("mrpc", "cost-eff-8x", (1,), (FASTEST,)),
 )
+"""Each with the splits."""
 GENTLE: tuple[tuple[str, ...], ...] = (
     ("steps.2.learning_rate=2e-5", "steps.3.learning_rate=2e-5"),
     ("steps.2.learning_rate=2e-5", "steps.3.learning_rate=2e-5", "steps.3.epochs=2", "steps.3.by=predictions"),
@@ -155,8 +163,9 @@ def trials() -> Iterator[Trial]:
         yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
     for gentle in GENTLE:
         yield Trial("assistant", "sst2", 0, 42, "assistant.yaml", gentle)
-    for source, rates in product(OWN, FASTER):
-        yield Trial("rates", source, 0, 42, "cost-eff-8x", (*CHOSEN, *OWN[source], *rates))
+    for source, recipe, drawn, compared in FASTER:
+        for rates, split in product(compared, drawn):
+            yield Trial("rates", source, split, 42 + split, recipe, (*CHOSEN, *OWN[source], *rates))
 
 
 def main() -> None:
@@ -173,10 +182,13 @@ def main() -> None:
     left = [t for t in trials() if t.name not in done and t.study in options.only]
     for source, split in sorted({(trial.source, trial.split) for trial in left}):
         hold_out(options.data / SOURCES[source].folder, options.work / f"{source}-{split}", SOURCES[source], split)
-    with ThreadPoolExecutor(options.workers) as pool:
-        for finished in as_completed([pool.submit(run, trial, options.model, options.work) for trial in left]):
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.write(finished.result() + "\n")
+    # The first trial on some rows makes what the others take over from it.
+    first = {(trial.study, trial.source, trial.split): trial for trial in reversed(left)}
+    for wave in (list(first.values()), [trial for trial in left if trial not in first.values()]):
+        with ThreadPoolExecutor(options.workers) as pool:
+            for finished in as_completed([pool.submit(run, trial, options.model, options.work) for trial in wave]):
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(finished.result() + "\n")
 
 
 def hold_out(source: Path, target: Path, sizes: Source, split: int) -> None:
@@ -219,7 +231,7 @@ def run(trial: Trial, model: Path, work: Path) -> str:
     out, data = work / trial.name, work / f"{trial.source}-{trial.split}"
     places = {"CHECKPOINT": str(model), "OUT": str(out)} | {path.name: str(path) for path in HERE.glob("*.yaml")}
     for line in trial.commands:
-        real = [places.get(word, word).replace("WORK", str(work)) for word in line]
+        real = [places[word] if word in places else word.replace("WORK", str(work)) for word in line]
         command([*real, *(reuse(trial, work) if "OUT" in line else ())])
     steps = [json.loads(path.read_text()) for path in sorted(out.glob("steps/*/step.json"))]
     saved = {name: out / folder for step in steps for name, folder in step["saved"].items() if folder != "original"}
