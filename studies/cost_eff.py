@@ -29,7 +29,12 @@ CHOSEN = (
     "steps.5.by=[hidden-states, predictions]",
 )
 """What is set in every run, chosen on rows held out of train: see docs/results/cost-eff/notes.md."""
-MANY_ROWS = ("steps.4.steps.3.epochs=0.5",)
+MANY_ROWS = (
+    "steps.4.steps.3.epochs=0.5",
+    "steps.4.steps.3.learning_rate=2e-4",
+    "steps.5.learning_rate=5e-4",
+    "steps.6.learning_rate=2e-4",
+)
 """For SST-2: half an epoch a round, as in the paper's settings for it."""
 TEACHER = ("steps.0.finetune.epochs=1",)
 """For SST-2: the teacher learns apart, one epoch of all 67,349 rows; what comes after it sees 12,000 of them."""

@@ -134,7 +134,7 @@ def settings(trial: Result) -> str:
     shown = [word.strip("'") for word in words]
     shared = {"schedule": 2, "rates": 5}.get(trial["name"].split("_")[0], 0)
     shown = shown[shared:]
-    return "<br>".join(f"`{setting}`" for setting in shown) or "as the recipe stands"
+    return "<br>".join(f"`{setting}`" for setting in shown) or ("what all share" if shared else "as the recipe stands")
 
 
 TABLES: dict[str, Table] = {
