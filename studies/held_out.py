@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice, product, takewhile
 from pathlib import Path
 
 from cost_eff import TEACHER, command
@@ -62,8 +62,10 @@ FASTEST = ("steps.4.steps.3.learning_rate=5e-4", "steps.5.learning_rate=1e-3", "
 WHOLE = ("steps.4.steps.3.epochs=1",)
 LONG = ("steps.5.epochs=15", "steps.6.epochs=9")
 LONGER = ("steps.5.epochs=20", "steps.6.epochs=12")
+HEAVIER = ("steps.6.by={hidden-states: 1, predictions: 10}",)
+ALONE = ("steps.6.by=predictions",)
 FASTER: tuple[tuple[str, str, tuple[int, ...], tuple[tuple[str, ...], ...]], ...] = (
-    ("sst2", "cost-eff-8x", (0,), ((), FAST, (*FAST, *WHOLE, *LONGER))),
+    ("sst2", "cost-eff-8x", (0,), ((), FAST, (*FAST, *WHOLE, *LONGER), (*FAST, *HEAVIER), (*FAST, *ALONE))),
     ("mrpc", "cost-eff-8x", (0, 1, 2), ((), FAST)),
     ("mrpc", "cost-eff-8x", (1, 2), (MEDIUM, LONG, (*MEDIUM, *LONG), (*FAST, *LONG))),
     ("mrpc", "cost-eff-8x", (1,), (FASTEST,)),
@@ -133,7 +135,8 @@ class Trial:
         # What all rates share would make the name longer than a folder's may be.
         shared = (*CHOSEN, *OWN[self.source]) if self.study == "rates" else ()
         told = [setting for setting in self.settings if setting not in shared]
-        return "_".join([self.study, self.source, str(self.split), *told]).translate(str.maketrans("[], ", "()+-"))
+        name = "_".join([self.study, self.source, str(self.split), *told])
+        return name.translate(str.maketrans("[]{}, :", "()()+-="))
 
     @property
     def commands(self) -> list[list[str]]:
@@ -249,10 +252,17 @@ def run(trial: Trial, model: Path, work: Path) -> str:
 
 
 def reuse(trial: Trial, work: Path) -> list[str]:
-    """The option that takes over equal steps of another schedule on the same rows."""
+    """The option that takes over equal steps of the most like schedule on the same rows."""
     begun = work.glob(f"{trial.study}_{trial.source}_{trial.split}*/run.json")
-    other = next((path.parent for path in sorted(begun) if path.parent.name != trial.name), None)
-    return ["--reuse", str(other)] if other else []
+    others = [path.parent for path in sorted(begun) if path.parent.name != trial.name]
+    if not others:
+        return []
+    return ["--reuse", str(max(others, key=lambda other: alike(other.name, trial.name)))]
+
+
+def alike(one: str, other: str) -> int:
+    """How many letters both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 if __name__ == "__main__":
