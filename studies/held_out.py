@@ -64,8 +64,10 @@ LONG = ("steps.5.epochs=15", "steps.6.epochs=9")
 LONGER = ("steps.5.epochs=20", "steps.6.epochs=12")
 HEAVIER = ("steps.6.by={hidden-states: 1, predictions: 10}",)
 ALONE = ("steps.6.by=predictions",)
+LIGHTER = ("steps.6.by={hidden-states: 5, predictions: 1}",)
 FASTER: tuple[tuple[str, str, tuple[int, ...], tuple[tuple[str, ...], ...]], ...] = (
     ("sst2", "cost-eff-8x", (0,), ((), FAST, (*FAST, *WHOLE, *LONGER), (*FAST, *HEAVIER), (*FAST, *ALONE))),
+    ("sst2", "cost-eff-8x", (0,), ((*FAST, *LIGHTER),)),
     ("mrpc", "cost-eff-8x", (0, 1, 2), ((), FAST)),
     ("mrpc", "cost-eff-8x", (1, 2), (MEDIUM, LONG, (*MEDIUM, *LONG), (*FAST, *LONG))),
     ("mrpc", "cost-eff-8x", (1,), (FASTEST,)),
