@@ -155,9 +155,9 @@ class Journal:
             theirs = _read(self.out / RUN)
             differing = [name for name, ours in self.whole.items() if theirs.get(name) != ours]
             if differing:
-                verb = "differs" if len(differing) == 1 else "differ"
+                told = f"what differs: {', '.join(differing)}" if theirs else f"its {RUN} can't be read"
                 raise CompresskitError(
-                    f"--out {self.out} holds another run (its {' and '.join(differing)} {verb}); "
+                    f"--out {self.out} holds another run ({told}); "
                     f"give a new folder, with --reuse {self.out} to take over the steps that are the same"
                 )
             return

@@ -338,7 +338,7 @@ def test_another_run_is_refused(finished, carry, change, differing):
     with pytest.raises(CompresskitError) as caught:
         carry(finished.out, change)
     assert str(caught.value) == (
-        f"--out {finished.out} holds another run (its {differing} differs); "
+        f"--out {finished.out} holds another run (what differs: {differing}); "
         f"give a new folder, with --reuse {finished.out} to take over the steps that are the same"
     )
     assert files(finished.out) == before

@@ -198,10 +198,10 @@ def test_a_file_is_refused(tmp_path, commit):
 @pytest.mark.parametrize(
     ("record", "digests", "differing"),
     [
-        (None, "abcx", "recipe differs"),
-        (None, "xbcx", "recipe and seed differ"),
-        ("{nope", "abcd", "recipe and seed differ"),
-        ("[]", "abcd", "recipe and seed differ"),
+        (None, "abcx", "what differs: recipe"),
+        (None, "xbcx", "what differs: recipe, seed"),
+        ("{nope", "abcd", "its run.json can't be read"),
+        ("[]", "abcd", "its run.json can't be read"),
     ],
 )
 def test_another_run_is_refused_and_left_as_it_is(tmp_path, commit, record, digests, differing):
@@ -213,7 +213,7 @@ def test_another_run_is_refused_and_left_as_it_is(tmp_path, commit, record, dige
     with pytest.raises(CompresskitError) as caught:
         commit(out, digests)
     assert str(caught.value) == (
-        f"--out {out} holds another run (its {differing}); "
+        f"--out {out} holds another run ({differing}); "
         f"give a new folder, with --reuse {out} to take over the steps that are the same"
     )
     assert sorted(out.rglob("*")) == before
