@@ -453,8 +453,8 @@ def test_pruner_that_looks_at_data_sees_the_labels_by_default(read):
         ("recipe: 1\nnmae: x\nsteps:\n" + PRUNE, one(2, "unknown key 'nmae' (did you mean 'name'?)")),
         ("recipe: 1\nstepz:\n" + PRUNE, one(2, "unknown key 'stepz' (did you mean 'steps'?)")),
         ("recipe: 1\nstepz:\n  - {prune: heads, by: tailor, keep: 1}\n",
-         "half.yaml: 2 mistakes\n  line 2: unknown key 'stepz' (did you mean 'steps'?)\n"
-         "  line 3: steps[0] prune: no way to prune by 'tailor'; did you mean 'taylor'? (known: magnitude, taylor)"),
+         ("half.yaml: 2 mistakes\n  line 2: unknown key 'stepz' (did you mean 'steps'?)\n"
+         "  line 3: steps[0] prune: no way to prune by 'tailor'; did you mean 'taylor'? (known: magnitude, taylor)")),
         ("recipe: 1\nseed: -1\nsteps:\n" + PRUNE, one(2, "'seed' must be a whole number from 0, not -1")),
         ("recipe: 1\nname: 3\nsteps:\n" + PRUNE, one(2, "'name' must be text, not 3")),
         ("recipe: 1\nname: x\nname: y\nsteps:\n" + PRUNE, one(3, "duplicate key 'name' (first on line 2)")),
