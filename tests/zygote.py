@@ -5,9 +5,9 @@ It reads one JSON object a line and answers with one. A run is
     {"recipe": file, "model": folder, "data": folder, "out": folder,
      "processes": 1, "run": {"checkpoint_steps": 3}, "kill": ["os.rename", "01-finetune", 1]}
 
-and the answer tells each child's exit code, -9 for a killed one, and what they wrote. With `kill`, each process ends
-itself with SIGKILL just before it does the n-th thing of that kind (a name of an audit event) to a path with that text
-in it.
+and the answer tells each child's exit code, -9 for a killed one, and what they wrote. With `kill`, the first
+process that is about to do the n-th thing of that kind (a name of an audit event) to a path with that text in it ends
+itself and the others of its run with SIGKILL.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
 def run(what):
     port = free_port()
     with tempfile.TemporaryFile() as said:
-        children = {fork(what, rank, port, said): rank for rank in range(what.get("processes", 1))}
+        children = {}
+        for rank in range(what.get("processes", 1)):
+            children[fork(what, rank, port, said, group=next(iter(children), 0))] = rank
         codes = {}
         while children:
             child, status = os.wait()
@@ -58,8 +60,11 @@ def run(what):
         return {"codes": [codes[rank] for rank in sorted(codes)], "said": said.read().decode()}
 
 
-def fork(what, rank, port, said):
+def fork(what, rank, port, said, group):
+    """A child in the group of processes that the first child of the run, for which `group` is 0, leads."""
     child = os.fork()
+    # On both sides, as nobody knows which is the first to need it.
+    os.setpgid(child, group)
     if child:
         return child
     for stream in (1, 2):
@@ -95,7 +100,7 @@ def killer(kind, text, times):
         if event == kind and any(text in path for path in paths):
             met += 1
             if met == times:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.killpg(0, signal.SIGKILL)
 
     return hook
 
