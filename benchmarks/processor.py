@@ -22,6 +22,7 @@ from compresskit.checkpoint import load
 from compresskit.edits import AddExits
 from compresskit.run import pick_bf16
 from compresskit.runtime import processor
+from compresskit.strategies.tanh_heads import MeanTanh
 from compresskit.surgery import perform
 
 SETTINGS = {
@@ -40,7 +41,7 @@ def step_times(path: str, steps: int, settings: list[str]) -> list[float]:
         processor.attend = torch.nn.functional.scaled_dot_product_attention
     torch.manual_seed(0)
     model = load(path, ("0", "1")).model
-    perform(AddExits(tuple(range(1, model.depth + 1)), "mean-tanh", False), model)
+    perform(AddExits(tuple(range(1, model.depth + 1)), MeanTanh(), False), model)
     model.train()
     ids, labels = torch.randint(1000, 20000, (32, 56)), torch.randint(0, 2, (32,))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}

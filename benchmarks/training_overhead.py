@@ -32,6 +32,7 @@ from compresskit.interfaces import Distiller
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run, pick_bf16
 from compresskit.runtime.processor import keep_freed_memory, quick_gradients
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.surgery import perform
 from compresskit.teachers import Teacher
 from compresskit.training import Lesson, teach
@@ -92,7 +93,7 @@ def main() -> None:
     rows = encode(corpus.train, checkpoint.tokenizer, run.max_tokens, token_types=True)
     collator = collate(checkpoint.tokenizer.pad_token_id, checkpoint.tokenizer.pad_token_type_id)
     model = checkpoint.model
-    perform(AddExits(tuple(range(1, model.depth + 1)), "cls-tanh", False), model)
+    perform(AddExits(tuple(range(1, model.depth + 1)), ClsTanh(), False), model)
     teacher = Teacher(copy.deepcopy(model), list(range(model.config.num_labels)), run)
     teacher.study(rows, collator, hidden=True)
     order = iter(LengthGrouped(rows.lengths, BATCH, seed=0))

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
         Batch,
         Context,
         Distiller,
+        ExitHead,
         ExitPolicy,
         ExitTrail,
         Factorizer,
         Pruner,
         Strategy,
         Trace,
+        UnitTrace,
     )
 
 __version__ = "0.1.0"
@@ -39,12 +41,14 @@ _HOMES = {
     "Batch": "interfaces",
     "Context": "interfaces",
     "Distiller": "interfaces",
+    "ExitHead": "interfaces",
     "ExitPolicy": "interfaces",
     "ExitTrail": "interfaces",
     "Factorizer": "interfaces",
     "Pruner": "interfaces",
     "Strategy": "interfaces",
     "Trace": "interfaces",
+    "UnitTrace": "interfaces",
 }
 
 __all__ = [
@@ -52,6 +56,7 @@ __all__ = [
     "Batch",
     "Context",
     "Distiller",
+    "ExitHead",
     "ExitPolicy",
     "ExitTrail",
     "Factorizer",
@@ -61,6 +66,7 @@ __all__ = [
     "Slice",
     "Strategy",
     "Trace",
+    "UnitTrace",
     "hookimpl",
 ]
 

@@ -34,11 +34,18 @@ BUILTINS = (
     "compresskit.strategies.predictions",
     "compresskit.strategies.hidden_states",
     "compresskit.strategies.labels",
+    "compresskit.strategies.tanh_heads",
 )
 ENTRY_POINTS = "compresskit"
 VARIABLE = "COMPRESSKIT_PLUGINS"
 HOOKS = ("compresskit_strategies", "compresskit_architectures")
-VERBS = {"pruner": "prune", "factorizer": "factorize", "exit-policy": "exit", "distiller": "distill"}
+VERBS = {
+    "pruner": "prune",
+    "factorizer": "factorize",
+    "exit-policy": "exit",
+    "distiller": "distill",
+    "exit-head": "read an exit",
+}
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 

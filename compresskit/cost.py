@@ -147,7 +147,7 @@ def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
         rows.append(("attention", number, attention, _attention_macs(dims, layer, tokens) + products))
         rows.append(("ffn", number, _ffn_parameters(dims, layer), _ffn_macs(dims, layer, tokens)))
     if exits:
-        rows.append(("exits", None, exits * _linear(dims.hidden, dims.classes), exits * _head_macs(dims)))
+        rows.append(("exits", None, _exit_parameters(dims, shape), exits * _head_macs(dims, shape, tokens)))
     if shape.read_out:
         read_out = _linear(dims.hidden, dims.hidden) + _linear(dims.hidden, dims.classes)
         rows.append(("read-out", None, read_out, _read_out_macs(dims)))
@@ -175,7 +175,7 @@ def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) 
     weights = _factor_macs(dims, shape, tokens) + _project_macs(dims, tokens)
     weights += sum(_attention_macs(dims, layer, tokens) + _ffn_macs(dims, layer, tokens) for layer in reached)
     products = sum(_product_macs(dims, layer, tokens) for layer in reached)
-    heads = sum(_head_macs(dims) for number in _own_heads(shape) if number <= last)
+    heads = sum(_head_macs(dims, shape, tokens) for number in _own_heads(shape) if number <= last)
     if shape.read_out and last == depth:
         heads += _read_out_macs(dims)
     additions = 2 * tokens * dims.embedding
@@ -299,8 +299,20 @@ def _ffn_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
     return 2 * tokens * dims.hidden * layer.neurons
 
 
-def _head_macs(dims: Dims) -> int:
-    return dims.hidden * dims.classes
+def _exit_parameters(dims: Dims, shape: Shape) -> int:
+    """Counted, because a head's author says in `build` what it is made of."""
+    import torch
+
+    assert shape.head is not None
+    with torch.device("meta"):
+        each = shape.head.build(dims.hidden, dims.classes, 0.0)
+        shared = shape.head.build_shared(dims.hidden, dims.classes, 0.0)
+    return len(_own_heads(shape)) * count(each) + (0 if shared is None else count(shared))
+
+
+def _head_macs(dims: Dims, shape: Shape, tokens: int) -> int:
+    assert shape.head is not None
+    return shape.head.macs(dims.hidden, dims.classes, tokens)
 
 
 def _read_out_macs(dims: Dims) -> int:

@@ -7,12 +7,12 @@ no weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeAlias, cast
 
-from compresskit.errors import CheckpointError
-
-HeadKind: TypeAlias = Literal["cls-tanh", "mean-tanh"]
+from compresskit.catalogue import build, load_catalogue, options_of
+from compresskit.errors import CheckpointError, RecipeError
+from compresskit.interfaces import ExitHead
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Shape:
         layers: one entry per layer.
         rank: of the factored word embedding, or None where it is one table.
         exits: 1-based numbers of the layers that have an exit head; empty where the original read-out answers alone.
-        head: kind of the exit heads, or None without exits.
+        head: what the exits read with, or None without exits.
         read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the
             last layer.
     """
@@ -39,7 +39,7 @@ class Shape:
     layers: tuple[LayerShape, ...]
     rank: int | None = None
     exits: tuple[int, ...] = ()
-    head: HeadKind | None = None
+    head: ExitHead | None = None
     read_out: bool = True
 
     def after(self, edit: Edit) -> Shape:
@@ -53,7 +53,7 @@ class Shape:
             "neurons": [layer.neurons for layer in self.layers],
             "rank": self.rank,
             "exits": list(self.exits),
-            "head": self.head,
+            "head": None if self.head is None else head_to_json(self.head),
             "read_out": self.read_out,
         }
 
@@ -64,7 +64,7 @@ class Shape:
             tuple(LayerShape(h, n) for h, n in zip(data["heads"], data["neurons"], strict=True)),
             data["rank"],
             tuple(data["exits"]),
-            data["head"],
+            None if data["head"] is None else head_from_json(data["head"]),
             data["read_out"],
         )
 
@@ -128,7 +128,7 @@ class AddExits:
 
     kind: ClassVar[str] = "add-exits"
     layers: tuple[int, ...]
-    head: HeadKind
+    head: ExitHead
     read_out: bool
 
     def reshape(self, shape: Shape) -> Shape:
@@ -145,9 +145,32 @@ EDITS: dict[str, type[Edit]] = {
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:
     """`{"edit": "cut-heads", "layer": 3, "keep": [0, 2, 5]}`."""
-    return {"edit": edit.kind} | {
-        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(edit).items()
-    }
+    return {"edit": edit.kind} | {field.name: _to_json(getattr(edit, field.name)) for field in fields(edit)}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, ExitHead):
+        return head_to_json(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def head_to_json(head: ExitHead) -> Any:
+    """As a recipe names it: `cls-tanh`, or `{"attention": {"width": 128}}` where there are options."""
+    options = options_of(type(head)).dump_python(head, mode="json")
+    return {head.name: options} if options else head.name
+
+
+def head_from_json(data: Any) -> ExitHead:
+    """Read what `head_to_json` wrote.
+
+    Raises:
+        CheckpointError: no installed plugin knows the head, or not with these options.
+    """
+    name, options = next(iter(data.items())) if isinstance(data, Mapping) else (data, {})
+    try:
+        return cast(ExitHead, build(load_catalogue().strategy("exit-head", name), options))
+    except RecipeError as error:
+        raise CheckpointError(f"the exit heads can't be built: {error}; install the plugin they come from") from error
 
 
 def edit_from_json(data: Mapping[str, Any]) -> Edit:
@@ -166,6 +189,8 @@ def edit_from_json(data: Mapping[str, Any]) -> Edit:
         if field.name not in data:
             raise CheckpointError(f"edit '{kind}' has no '{field.name}'; its file is damaged, copy the folder again")
         value = data[field.name]
+        if field.name == "head":
+            value = head_from_json(value)
         given[field.name] = tuple(value) if isinstance(value, list) else value
     made: Edit = EDITS[kind](**given)
     return made

@@ -38,7 +38,7 @@ class Point:
     """What leaving early comes to at one threshold.
 
     Args:
-        threshold: of the policy, or None for a policy without one.
+        threshold: the value of the policy's dial, or None for a policy without one.
         value: of the task's metric.
         metrics: all of them.
         histogram: how many examples left at each exit, by 1-based layer.
@@ -147,19 +147,19 @@ def evaluate(
         model: on `run.device`.
         rows, collate: the evaluation data; at least one row.
         task: what the labels mean.
-        thresholds: of the sweep; where None, those of the paper that the policy takes. A policy without a field
-            `threshold`, and a regression, are seen at the policy as it is.
+        thresholds: values of the policy's dial for the sweep; where None, those that the policy names, or else the
+            paper's thresholds that it takes. A policy without a dial is seen as it is.
         latency: also measure milliseconds.
     """
-    logits = exit_logits(model, rows, collate, run)
+    logits, signals = exit_answers(model, rows, collate, run)
     labels = rows.labels[list(rows.rows)]
     said = {number: predictions(task, answer) for number, answer in logits.items()}
     policy = model.policy if model.shape.exits else None
     mean_tokens = sum(rows.lengths) / len(rows)
     costs = _Costs.of(model, max(round(mean_tokens), 1))
     points = [
-        _point(variant, logits, labels, task, costs)
-        for variant in ([policy, *_variants(policy, task, thresholds)] if policy else [])
+        _point(variant, logits, signals, labels, task, costs)
+        for variant in ([policy, *_variants(policy, task, model.depth, thresholds)] if policy else [])
     ]
     last = max(logits)
     return Evaluation(
@@ -175,11 +175,14 @@ def evaluate(
     )
 
 
-def exit_logits(
+def exit_answers(
     model: CompressedForSequenceClassification, rows: Encoded, collate: Collate, run: Run
-) -> dict[int, Tensor]:
-    """Logits (rows, outputs) of every exit in fp32 on the processor, by 1-based layer, in the order of the rows."""
-    found: dict[int, Tensor] = {}
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Logits (rows, outputs) of every exit and signals (rows,) of those whose heads have one.
+
+    Both in fp32 on the processor, by 1-based layer, in the order of the rows.
+    """
+    found: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
     was = model.training
     model.eval()
     order = batches(rows, BATCH, "length")
@@ -189,28 +192,33 @@ def exit_logits(
             inputs = {name: batch[name].to(model.device) for name in model.input_names if name in batch}
             with run.autocast():
                 trace = model.trace(inputs)
-            for number, answer in trace.logits.items():
-                table = found.setdefault(number, torch.empty(len(rows), answer.shape[-1]))
-                table[positions] = answer.float().cpu()
+            for tables, said in zip(found, (trace.logits, trace.signals), strict=True):
+                for number, answer in said.items():
+                    table = tables.setdefault(number, torch.empty(len(rows), *answer.shape[1:]))
+                    table[positions] = answer.float().cpu()
             task.advance()
     model.train(was)
     return found
 
 
-def simulate(policy: ExitPolicy, logits: Mapping[int, Tensor], depth: int) -> Tensor:
+def simulate(
+    policy: ExitPolicy, logits: Mapping[int, Tensor], depth: int, signals: Mapping[int, Tensor] | None = None
+) -> Tensor:
     """Where each example leaves, (rows,) 1-based layers.
 
     Args:
         policy: asked at each exit but the last about those still there.
         logits: (rows, outputs) of every exit, by layer; the last at `depth`.
         depth: number of layers.
+        signals: (rows,) of every exit whose head has one, by layer.
     """
     exits = sorted(logits)
     alive = torch.arange(len(logits[depth]))
     left = torch.full_like(alive, depth)
     for met in range(1, len(exits)):
         history = tuple(logits[number][alive] for number in exits[:met])
-        leave = leavers(policy, ExitTrail(history, tuple(exits[:met]), depth))
+        told = tuple((signals or {})[number][alive] for number in exits[:met] if number in (signals or {}))
+        leave = leavers(policy, ExitTrail(history, tuple(exits[:met]), depth, told))
         left[alive[leave]] = exits[met - 1]
         alive = alive[~leave]
         if not len(alive):
@@ -237,25 +245,42 @@ class _Costs:
         return whole / expected_flops(self.dims, self.shape, histogram, tokens)[CONVENTION]
 
 
-def has_threshold(policy: ExitPolicy | None, outputs: int) -> bool:
-    """Whether there is a threshold to sweep over, for a head of so many outputs."""
-    return policy is not None and outputs > 1 and "threshold" in options_of(type(policy)).dump_python(policy)
+def settings(policy: ExitPolicy | None, outputs: int, depth: int) -> Sequence[float]:
+    """Values of the policy's dial to sweep over, for a head of so many outputs; empty where it has no dial."""
+    if policy is None or policy.dial not in options_of(type(policy)).dump_python(policy):
+        return ()
+    wanted = policy.settings(outputs, depth)
+    if wanted is not None:
+        return wanted
+    return () if outputs == 1 else THRESHOLDS_TWO if outputs == 2 else THRESHOLDS_MORE
 
 
-def _variants(policy: ExitPolicy, task: Task, thresholds: Sequence[float] | None) -> list[ExitPolicy]:
-    if not has_threshold(policy, task.num_labels):
-        return [policy] if thresholds is None else []
+def _variants(policy: ExitPolicy, task: Task, depth: int, given: Sequence[float] | None) -> list[ExitPolicy]:
+    usual = settings(policy, task.num_labels, depth)
+    if not usual:
+        return [policy] if given is None else []
     options = options_of(type(policy)).dump_python(policy, mode="json")
-    usual = THRESHOLDS_TWO if task.num_labels == 2 else THRESHOLDS_MORE
-    if thresholds is not None:
-        return [cast(ExitPolicy, build(type(policy), {**options, "threshold": each})) for each in thresholds]
+
+    def at(setting: float) -> dict[str, object]:
+        # A dial that counts, such as patience, takes no 3.0.
+        return {**options, policy.dial: int(setting) if float(setting).is_integer() else setting}
+
+    if given is not None:
+        return [cast(ExitPolicy, build(type(policy), at(setting))) for setting in given]
     # The usual thresholds are in nats; another policy's may have other limits.
-    made = [try_build(type(policy), {**options, "threshold": threshold})[0] for threshold in usual]
+    made = [try_build(type(policy), at(setting))[0] for setting in usual]
     return [cast(ExitPolicy, variant) for variant in made if variant is not None]
 
 
-def _point(policy: ExitPolicy, logits: Mapping[int, Tensor], labels: Tensor, task: Task, costs: _Costs) -> Point:
-    left = simulate(policy, logits, max(logits))
+def _point(
+    policy: ExitPolicy,
+    logits: Mapping[int, Tensor],
+    signals: Mapping[int, Tensor],
+    labels: Tensor,
+    task: Task,
+    costs: _Costs,
+) -> Point:
+    left = simulate(policy, logits, max(logits), signals)
     answers = logits[max(logits)].clone()
     for number, answer in logits.items():
         answers[left == number] = answer[left == number]
@@ -263,7 +288,7 @@ def _point(policy: ExitPolicy, logits: Mapping[int, Tensor], labels: Tensor, tas
     metrics = score(task, said, labels)
     histogram = {number: int((left == number).sum()) for number in logits}
     return Point(
-        threshold=getattr(policy, "threshold", None),
+        threshold=getattr(policy, policy.dial, None),
         value=metrics[task.metric],
         metrics=metrics,
         histogram=histogram,

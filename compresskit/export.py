@@ -17,10 +17,11 @@ from compresskit.anatomy import Anatomy, find
 from compresskit.checkpoint import Checkpoint, quiet
 from compresskit.errors import CheckpointError
 from compresskit.model import CompressedForSequenceClassification
-from compresskit.modules import ExitHead
 from compresskit.surgery import word_embedding
 from compresskit.writing import whole
 
+STOCK = "cls-tanh"
+"""The exit head that a plain read-out with tanh can express."""
 NOTE = "no speed gain: what was cut is filled with zeros, so size and speed are the original's"
 
 
@@ -74,8 +75,10 @@ def stock(model: CompressedForSequenceClassification, name: str = "the model") -
 
 def _check_exit(model: CompressedForSequenceClassification, name: str) -> None:
     family = model.anatomy.model_type
-    if model.shape.head == "mean-tanh":
-        reason = f"averages all tokens (head: mean-tanh), and the read-out of {family} sees the first token only"
+    head = model.shape.head
+    assert head is not None
+    if head.name != STOCK:
+        reason = f"reads by {head.name}, which the read-out of {family} can't express"
     elif model.anatomy.stock is None:
         reason = f"applies tanh to the first token itself, which the read-out of {family} can't express"
     else:
@@ -107,14 +110,13 @@ def _fill(target: Tensor, weight: Tensor) -> None:
 
 def _express(network: PreTrainedModel, anatomy: Anatomy, head: nn.Module) -> None:
     """linear(tanh(first token)) as linear(tanh(identity(first token)))."""
-    assert isinstance(head, ExitHead)
     assert anatomy.stock is not None
     dense, linear = (find(network, path) for path in anatomy.stock)
     assert isinstance(dense, nn.Linear)
     assert isinstance(linear, nn.Linear)
     nn.init.eye_(dense.weight)
     nn.init.zeros_(dense.bias)
-    linear.load_state_dict(head.classifier.state_dict())
+    linear.load_state_dict(head.get_submodule("classifier").state_dict())
 
 
 def _card(checkpoint: Checkpoint, network: PreTrainedModel) -> str:

@@ -1,8 +1,9 @@
-"""START HERE. The four things a strategy can be, one abstract method each.
+"""START HERE. The things a strategy can be, few abstract methods each.
 
 A strategy decides; the core does. A Pruner scores units and removes nothing, a Factorizer splits one matrix, an
-ExitPolicy says who may leave, a Distiller measures a distance. A strategy is a frozen dataclass: its fields are its
-recipe options (under `with:`), its docstring is its manual page, and it keeps no state between calls.
+ExitPolicy says who may leave, a Distiller measures a distance, an ExitHead builds what an exit reads with. A strategy
+is a frozen dataclass: its fields are its recipe options (under `with:`), its docstring is its manual page, and it keeps
+no state between calls.
 
     @final
     @dataclass(frozen=True)
@@ -18,8 +19,8 @@ recipe options (under `with:`), its docstring is its manual page, and it keeps n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 from torch import BoolTensor, Generator, Tensor, nn
@@ -30,6 +31,27 @@ Batch = Mapping[str, Tensor]
 """Tensors of one batch: `labels` (batch,), `attention_mask` (batch, tokens), and the model's inputs."""
 
 
+Reduce = Literal["signed", "absolute", "squared"]
+"""How the gradients of batches are added up: as they are, without their signs, or squared."""
+
+
+@dataclass(frozen=True)
+class UnitTrace:
+    """What one batch showed of the units of a group: the numbers that each hands on, and how the loss depends on them.
+
+    A head hands its part of the context to attention-out, a neuron its activation to ffn-out.
+
+    Args:
+        outputs: (batch, tokens, units, width), where width is the size of a head, or 1 for neurons; in fp32.
+        gradients: of each example's loss with respect to `outputs`, shaped like it; in fp32.
+        mask: (batch, tokens), 1 where there is a token and 0 where there is padding, where `outputs` mean nothing.
+    """
+
+    outputs: Tensor
+    gradients: Tensor
+    mask: Tensor
+
+
 class Context(Protocol):
     """What the core lends to a Pruner or Factorizer while it decides."""
 
@@ -38,11 +60,18 @@ class Context(Protocol):
         """The only source of randomness a strategy may use; seeded from the recipe's seed and the step."""
         ...
 
-    def gradient(self, weight: nn.Parameter, reduce: Literal["signed", "absolute"]) -> Tensor:
+    def gradient(self, weight: nn.Parameter, reduce: Reduce) -> Tensor:
         """Gradients of the step's loss summed over batches of the training data, shaped like `weight`.
 
-        `signed` is the sum of batch gradients, `absolute` the sum of their absolute values. One pass over the data
-        serves all weights and both sums. Only strategies with `needs_data` may call it.
+        `signed` is the sum of batch gradients, `absolute` the sum of their absolute values, `squared` that of their
+        squares. One pass over the data serves all weights. Only strategies with `needs_data` may call it.
+        """
+        ...
+
+    def observed(self, group: Group, pruner: Pruner) -> Tensor:
+        """(units,) what the pruner's `observe` made of an example of the training data, on average.
+
+        One pass over the data serves all groups. Only strategies with `needs_data` may call it.
         """
         ...
 
@@ -56,11 +85,15 @@ class Trace:
         hidden: embedding output and the output of each layer, (batch, tokens, hidden) each: L + 1 tensors. Empty if
             not recorded.
         mask: (batch, tokens), 1 where there is a token and 0 where there is padding.
+        signals: (batch,) per exit, what heads that say more than logits say; empty for all others.
+        step: of the training, from 0: how many optimizer steps came before.
     """
 
     logits: Mapping[int, Tensor]
     hidden: tuple[Tensor, ...]
     mask: Tensor
+    signals: Mapping[int, Tensor] = field(default_factory=dict)
+    step: int = 0
 
     @property
     def last(self) -> Tensor:
@@ -76,15 +109,17 @@ class ExitTrail:
         logits: (alive, classes) of each exit met so far, earliest first; the last entry is the exit being decided.
         exits: 1-based layer numbers of those exits.
         depth: number of layers of the model.
+        signals: (alive,) of each exit met so far, where the heads say more than logits; empty where they don't.
     """
 
     logits: tuple[Tensor, ...]
     exits: tuple[int, ...]
     depth: int
+    signals: tuple[Tensor, ...] = ()
 
 
 class Strategy(ABC):
-    """Common to the four kinds. Fields of the dataclass are the options; `name` is what recipes say after `by:`."""
+    """Common to all kinds. Fields of the dataclass are the options; `name` is what recipes say after `by:`."""
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
@@ -96,6 +131,10 @@ class Pruner(Strategy):
     @abstractmethod
     def score(self, group: Group, context: Context) -> Tensor:
         """(units,) finite numbers; the lowest are cut first."""
+
+    def observe(self, trace: UnitTrace) -> Tensor:
+        """(batch, units) what each example shows of each unit; only for a `score` that asks for `context.observed`."""
+        raise NotImplementedError(f"pruner '{self.name}' asks for context.observed; give it an `observe` method")
 
 
 class Factorizer(Strategy):
@@ -111,6 +150,13 @@ class ExitPolicy(Strategy):
 
     The answer for one example must not depend on the others.
     """
+
+    dial: ClassVar[str] = "threshold"
+    """The option that trades accuracy for speed, over which `evaluate` sweeps."""
+
+    def settings(self, classes: int, depth: int) -> Sequence[float] | None:
+        """Values of the dial worth trying, the earliest leaving first; None for the usual thresholds of entropies."""
+        return None
 
     @abstractmethod
     def leave(self, trail: ExitTrail) -> BoolTensor:
@@ -132,14 +178,43 @@ class Distiller(Strategy):
         """A scalar, the mean over the examples of the batch."""
 
 
+class ExitHead(Strategy):
+    """Reads an answer off one layer's output.
+
+    It builds a module that the core calls with the layer's output (batch, tokens, hidden) and the mask (batch, tokens),
+    and with what `build_shared` made, where it made something. The module returns logits (batch, classes), or with
+    `signals` logits and one number an example, (batch,).
+    """
+
+    signals: ClassVar[bool] = False
+    """Whether its modules say a number beside the logits, for exit policies and losses that know what it means."""
+
+    @abstractmethod
+    def build(self, size: int, classes: int, dropout: float) -> nn.Module:
+        """The module of one exit, for hidden states of that size."""
+
+    @abstractmethod
+    def macs(self, size: int, classes: int, tokens: int) -> int:
+        """Multiply-accumulates in the weight matrices that one exit applies to one example of so many tokens."""
+
+    def build_shared(self, size: int, classes: int, dropout: float) -> nn.Module | None:
+        """A module that all exits use, or None."""
+        return None
+
+    def pooler_of(self, module: nn.Module) -> nn.Linear | None:
+        """A dense layer in what was built, (size) to (size), that begins as a copy of the original's pooler."""
+        return None
+
+
 KINDS: dict[str, type[Strategy]] = {
     "pruner": Pruner,
     "factorizer": Factorizer,
     "exit-policy": ExitPolicy,
     "distiller": Distiller,
+    "exit-head": ExitHead,
 }
 
 
 def kind_of(strategy: type[Strategy]) -> str:
-    """`pruner`, `factorizer`, `exit-policy` or `distiller`."""
+    """A key of `KINDS`."""
     return next(kind for kind, base in KINDS.items() if issubclass(strategy, base))

@@ -24,7 +24,7 @@ from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
-from compresskit.verbs import Distill, Prune, Repeat, Training, Verb
+from compresskit.verbs import Distill, Finetune, Prune, Repeat, Training, Verb
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
     own = len(planned.shape.exits) - (planned.shape.read_out or verb.train == "shallow-exits")
     if verb.train != "all" and own < 1:
         raise RecipeError(f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step before it")
-    on = [loss for loss in verb.by.values() if loss.after == 0] if isinstance(verb, Distill) else []
+    on = [loss for loss in verb.by.values() if loss.after == 0] if isinstance(verb, (Distill, Finetune)) else []
     if verb.train != "all" and on and not any(loss.distiller.needs_logits for loss in on):
         raise RecipeError(
             f"{verb.label}: no loss that is on from the start moves what 'train: {verb.train}' lets move; "

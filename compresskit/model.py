@@ -25,7 +25,7 @@ from compresskit.cost import original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, PluginError, RecipeError
 from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
-from compresskit.modules import ExitHead, scale_gradient
+from compresskit.modules import scale_gradient
 
 
 @dataclass
@@ -37,6 +37,7 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
         logits: (batch, classes), each row from the exit at which the example left.
         exits: (batch,) 1-based layer at which each example left.
         exit_logits: (batch, classes) of every exit, by layer number, where the whole depth was run on request.
+        exit_signals: (batch,) of every exit whose head says more than logits, likewise.
         hidden_states: L + 1 tensors (batch, tokens, hidden), where recorded.
     """
 
@@ -44,7 +45,12 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
     logits: Tensor | None = None
     exits: Tensor | None = None
     exit_logits: dict[int, Tensor] | None = None
+    exit_signals: dict[int, Tensor] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+
+
+TRAINED = "trained"
+"""Name of the mark on an exit's module that says whether any training has moved its weights."""
 
 
 class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
@@ -77,6 +83,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             )
         self.network = network
         self.exits = nn.ModuleDict()
+        self.exits_share: nn.Module | None = None
         self.shape: Shape = original_shape(self.anatomy, network.config)
         self.leave_early = True
         self.policy: ExitPolicy | None = None
@@ -87,7 +94,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             reshape(self, Shape.from_json(config.shape))
         self.read_out_trained = self.depth not in untrained
         for number, head in self.exits.items():
-            cast(ExitHead, head).trained = int(number) not in untrained
+            setattr(head, TRAINED, int(number) not in untrained)
         config.untrained = list(self.untrained)  # which making the heads anew has overwritten
         self.post_init()
         try:
@@ -143,18 +150,18 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         """The heads after these layers (1-based) have been trained."""
         for number in numbers:
             if str(number) in self.exits:
-                cast(ExitHead, self.exits[str(number)]).trained = True
+                setattr(self.exits[str(number)], TRAINED, True)
             else:
                 self.read_out_trained = True
         self.sync_config()
 
     def _is_trained(self, layer: int) -> bool:
-        return bool(self.exits[str(layer)].trained) if str(layer) in self.exits else self.read_out_trained
+        return getattr(self.exits[str(layer)], TRAINED, False) if str(layer) in self.exits else self.read_out_trained
 
     def head_weights(self, layer: int) -> Tensor:
         """A flat copy of every weight of the head that answers after a layer (1-based)."""
         parts = (
-            [self.exits[str(layer)]]
+            [self.exits[str(layer)], *([self.exits_share] if self.exits_share is not None else [])]
             if str(layer) in self.exits
             else [find(self.network, part) for part in self.anatomy.read_out if not part.startswith(":")]
         )
@@ -181,8 +188,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             create_bidirectional_mask(config=self.network.config, inputs_embeds=hidden, attention_mask=mask),
         )
 
-    def answer(self, layer: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Logits (batch, classes) of the exit after a layer (1-based).
+    def answer(self, layer: int, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (batch, classes) of the exit after a layer (1-based), and its signal (batch,) where its head has one.
 
         Under autocast too the heads work in the precision of their weights: in bfloat16 an answer has eight bits, which
         is too few to tell likely from very likely, or 4.50 from 4.52.
@@ -190,7 +197,9 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = hidden.to(self.dtype)
             if str(layer) in self.exits:
-                return cast(Tensor, self.exits[str(layer)](hidden, mask))
+                share = () if self.exits_share is None else (self.exits_share,)
+                said = self.exits[str(layer)](hidden, mask, *share)
+                return said if isinstance(said, tuple) else (said, None)
             for part in self.anatomy.read_out:
                 if part == ":first":
                     hidden = hidden[:, 0]
@@ -198,7 +207,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                     hidden = torch.relu(hidden)
                 else:
                     hidden = find(self.network, part)(hidden)
-            return hidden
+            return hidden, None
 
     def trace(
         self,
@@ -222,6 +231,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         attention = self.attention(state, mask)
         states = [state]
         logits: dict[int, Tensor] = {}
+        signals: dict[int, Tensor] = {}
         for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
             state = layer(state, attention)
             above = sum(1 for exit_ in exits if exit_ >= number)
@@ -229,11 +239,12 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 state = scale_gradient(state, 1 / above)
             states.append(state)
             if number in exits:
-                logits[number] = self.answer(number, state, mask)
+                logits[number], signal = self.answer(number, state, mask)
+                signals |= {} if signal is None else {number: signal}
             if gradient_equilibrium and number < self.depth:
                 # The layer below sees only the exits above it, so this one's share is taken out again.
                 state = scale_gradient(state, above - (number in exits))
-        return Trace(logits, tuple(states) if hidden else (), mask)
+        return Trace(logits, tuple(states) if hidden else (), mask, signals)
 
     def forward(
         self,
@@ -264,10 +275,9 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             return CompressedOutput(self._loss(logits, labels), logits, left)
         trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
         left = torch.full_like(input_ids[:, 0], self.depth)
-        recorded = dict(trace.logits) if record_exits is not None else None
-        return CompressedOutput(
-            self._loss(trace.last, labels), trace.last, left, recorded, trace.hidden if record_hidden else None
-        )
+        recorded = (None, None) if record_exits is None else (dict(trace.logits), dict(trace.signals))
+        hidden = trace.hidden if record_hidden else None
+        return CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden)
 
     def _leave_early(self, batch: Mapping[str, Tensor], policy: ExitPolicy) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes) and exits (batch,), each example answered where it left."""
@@ -276,19 +286,22 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         left = torch.full_like(alive, self.depth)
         answers: list[tuple[Tensor, Tensor]] = []
         history: list[Tensor] = []
+        signals: list[Tensor] = []
         met: list[int] = []
         state = self.embed(batch)
         attention = self.attention(state, mask)
         for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
             state = layer(state, attention)
             if number == self.depth:
-                answers.append((alive, self.answer(number, state, mask)))
+                answers.append((alive, self.answer(number, state, mask)[0]))
                 break
             if number not in self.shape.exits:
                 continue
-            history.append(self.answer(number, state, mask))
+            said, signal = self.answer(number, state, mask)
+            history.append(said)
+            signals += [] if signal is None else [signal]
             met.append(number)
-            leave = leavers(policy, ExitTrail(tuple(history), tuple(met), self.depth))
+            leave = leavers(policy, ExitTrail(tuple(history), tuple(met), self.depth, tuple(signals)))
             if not bool(leave.any()):
                 continue
             answers.append((alive[leave], history[-1][leave]))
@@ -298,6 +311,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 break
             alive, mask, state = alive[stay], mask[stay], state[stay]
             history = [logits[stay] for logits in history]
+            signals = [signal[stay] for signal in signals]
             # Padding that only leavers needed goes with them.
             longest = int(mask.any(0).nonzero().max()) + 1
             mask, state = mask[:, :longest], state[:, :longest]

@@ -1,4 +1,4 @@
-"""The small modules that compression leaves behind: factored embedding, exit heads, and a rescaled gradient."""
+"""The small modules that compression leaves behind: the factored embedding and a rescaled gradient."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from compresskit.edits import HeadKind
 
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
@@ -50,28 +48,3 @@ class FactorizedEmbedding(nn.Module):
     def product(self) -> Tensor:
         """The (V, H) table that the factors stand for."""
         return self.table.weight @ self.expand.weight.t()
-
-
-class ExitHead(nn.Module):
-    """Pools one layer's output, applies tanh and a linear layer; no dense layer between (Shen et al. 2022, code).
-
-    `cls-tanh` takes the first token, `mean-tanh` the mean over the tokens that are not padding.
-    """
-
-    trained = False
-    """Whether any training has moved its weights."""
-
-    def __init__(self, kind: HeadKind, size: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.kind = kind
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(size, classes)
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(batch, tokens, H) and (batch, tokens) to (batch, classes)."""
-        if self.kind == "cls-tanh":
-            pooled = hidden[:, 0]
-        else:
-            weights = mask.to(hidden.dtype).unsqueeze(-1)
-            pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-        return cast(Tensor, self.classifier(self.dropout(torch.tanh(pooled))))

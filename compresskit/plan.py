@@ -132,12 +132,28 @@ class _Planner:
             self._prune_layers(prune)
             return
         target: UnitTarget = prune.target
-        layers = []
-        for index, layer in enumerate(self.shape.layers):
-            full = getattr(start.layers[index], target)
-            kept = towards(full, self._count(prune, prune.keep, full, target), way)
-            layers.append(replace(layer, **{target: min(kept, getattr(layer, target))}))
+        before = [getattr(layer, target) for layer in start.layers]
+        now = [getattr(layer, target) for layer in self.shape.layers]
+        if prune.scope == "global":
+            kept = spread(min(towards(sum(before), self._total(prune, sum(before)), way), sum(now)), now)
+        else:
+            goals = [self._count(prune, prune.keep, full, target) for full in before]
+            counts = zip(before, goals, now, strict=True)
+            kept = [min(towards(full, goal, way), here) for full, goal, here in counts]
+        layers = (replace(layer, **{target: count}) for layer, count in zip(self.shape.layers, kept, strict=True))
         self.shape = replace(self.shape, layers=tuple(layers))
+
+    def _total(self, prune: Prune, full: int) -> int:
+        """What stays in all layers together."""
+        goal = self._count(prune, prune.keep, full, f"{prune.target} of all layers")
+        floor_ = prune.least * len(self.shape.layers)
+        if goal < floor_:
+            self._mistake(
+                prune,
+                f"keep {prune.keep} of {full} {prune.target} leaves less than {prune.least} for each of the "
+                f"{len(self.shape.layers)} layers; keep at least {floor_}",
+            )
+        return max(goal, floor_)
 
     def _prune_layers(self, prune: Prune) -> None:
         keep = prune.keep
@@ -201,6 +217,15 @@ class _Planner:
 def towards(start: int, goal: int, way: Fraction) -> int:
     """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF schedules."""
     return int(start - (start - goal) * way)
+
+
+def spread(total: int, most: Sequence[int]) -> list[int]:
+    """Shares that add up to the total, as even as they can be with none above its most."""
+    shares, left = [0] * len(most), total
+    for place, index in enumerate(sorted(range(len(most)), key=lambda index: most[index])):
+        shares[index] = min(left // (len(most) - place), most[index])
+        left -= shares[index]
+    return shares
 
 
 def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:

@@ -157,7 +157,9 @@ def _written(step: Verb) -> Any:
     names = step.options()
     for key in sorted(names, key=lambda key: (key != step.name, key != "by")):
         value = getattr(step, names[key])
-        if isinstance(value, Strategy):
+        if key in step.parts:
+            result[key] = {value.name: _options(value)} if _options(value) else value.name
+        elif isinstance(value, Strategy):
             result |= {key: value.name, "with": _options(value)}
         elif key in step.losses and not value:
             continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
 
 from compresskit.cost import Block, Convention, Dims, by_block, flops, parameters
 from compresskit.edits import Shape
@@ -27,7 +27,7 @@ def _read_shape(value: object) -> object:
         raise ValueError(f"no {error}") from error
 
 
-SavedShape = Annotated[Shape, BeforeValidator(_read_shape), PlainSerializer(Shape.to_json)]
+SavedShape = Annotated[InstanceOf[Shape], BeforeValidator(_read_shape), PlainSerializer(Shape.to_json)]
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def _step(verb: type[Verb], catalogue: Catalogue) -> Schema:
         properties[key] = {"enum": catalogue.names(kind), "description": described[key]}
         properties["with"] = {"type": "object", "description": "Options of the strategy."}
         result["allOf"] = [_when(key, name, _options(catalogue, kind, name)) for name in catalogue.names(kind)]
+    for key, kind in verb.parts.items():
+        names = catalogue.names(kind)
+        below = {name: _options(catalogue, kind, name) for name in names}
+        full = {"type": "object", "properties": below, "additionalProperties": False}
+        limits = {"minProperties": 1, "maxProperties": 1}
+        properties[key] = {"anyOf": [{"enum": names}, {**full, **limits}], "description": described[key]}
     if verb is Prune:
         layers = {"properties": {"prune": {"const": "layers"}}}
         result["allOf"].append({"if": layers, "else": {"required": ["by"]}})

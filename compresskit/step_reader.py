@@ -11,7 +11,7 @@ from compresskit.catalogue import Catalogue, try_build
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Distiller, Strategy
 from compresskit.order import Order
-from compresskit.verbs import VERBS, Loss, Prune, Repeat, Verb
+from compresskit.verbs import VERBS, Finetune, Loss, Prune, Repeat, Verb
 from compresskit.wording import complaint, did_you_mean, nearest, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
@@ -150,8 +150,10 @@ class _Step:
         value: Any = node.plain()
         if key in self.verb.slots:
             value = self._strategy(key, node)
+        elif key in self.verb.parts:
+            value = self._part(key, node)
         elif key in self.verb.losses:
-            value = _Losses(self.reader, self.label, "teacher" if self.verb is Prune else "").read(node, self.given)
+            value = _Losses(self.reader, self.label, self.verb).read(node, self.given)
         elif key == "steps":
             value = self._rounds(node)
         else:
@@ -166,6 +168,18 @@ class _Step:
                 self.verb.slots[key], node.value, self.given.get("with"), node.where, self.label
             )
         self._say(node.where, f"'{key}' must be the name of a strategy, not {show(node.plain())}")
+        return None
+
+    def _part(self, key: str, node: Node) -> Strategy | None:
+        """A name, or a name with its options below it."""
+        named = node.value
+        if isinstance(named, dict) and len(named) == 1:
+            ((name, given),) = named.items()
+            return self.reader.strategy(self.verb.parts[key], name, given, given.where, self.label)
+        if isinstance(named, str):
+            return self.reader.strategy(self.verb.parts[key], named, None, node.where, self.label)
+        text = f"'{key}' must be a name, or one name with its options below it, not {show(node.plain())}"
+        self._say(node.where, text)
         return None
 
     def _rounds(self, node: Node) -> tuple[Verb, ...] | None:
@@ -210,13 +224,13 @@ class _Losses:
     """Reads `by: labels`, `by: [hidden-states, predictions]` and `by: {predictions: {weight: 0.5, with: {...}}}`.
 
     Args:
-        teacher: key that has to name a teacher where a loss needs one; empty where the verb always has one.
+        verb: prune has a teacher where it names one, distill always has one, and finetune never.
     """
 
-    def __init__(self, reader: StepReader, label: str, teacher: str) -> None:
+    def __init__(self, reader: StepReader, label: str, verb: type[Verb]) -> None:
         self.reader = reader
         self.label = label
-        self.teacher = teacher
+        self.verb = verb
 
     def read(self, node: Node, given: Options) -> dict[str, Loss] | None:
         entries = self._entries(node)
@@ -250,15 +264,15 @@ class _Losses:
     def _check(self, losses: Mapping[str, Loss], node: Node, given: Options) -> None:
         if all(loss.after > 0 for loss in losses.values()):
             self._say(node.where, "no loss is on at the start; leave 'after' out of one of them")
-        if not self.teacher:
-            return
-        named = self.teacher in given and given[self.teacher].value is not None
+        named = "teacher" in given and given["teacher"].value is not None
         for name, loss in losses.items():
             where = node.at((name,)).where
-            if loss.after > 0:
+            if self.verb is Prune and loss.after > 0:
                 self._say(where, f"{name}: 'after' means nothing here, as pruning trains nothing; take it out")
-            if loss.distiller.needs_teacher and not named:
-                self._say(where, f"the loss '{name}' needs a teacher; add '{self.teacher}: NAME'")
+            if self.verb is Prune and loss.distiller.needs_teacher and not named:
+                self._say(where, f"the loss '{name}' needs a teacher; add 'teacher: NAME'")
+            if self.verb is Finetune and loss.distiller.needs_teacher:
+                self._say(where, f"the loss '{name}' needs a teacher, and finetune has none; use 'distill: TEACHER'")
 
     def _loss(self, name: str, entry: Node | None, where: Where) -> Loss | None:
         parts: Options = {} if entry is None else {"weight": entry}

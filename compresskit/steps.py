@@ -115,7 +115,7 @@ def _finetune(verb: Finetune, number: int, workshop: Workshop) -> Done:
         if verb.save_as:
             workshop.saved[verb.save_as] = ORIGINAL
         return Done(skipped=True)
-    return Done(seconds=_train(verb, labels_only(), None, verb.learning_rate, number, workshop))
+    return Done(seconds=_train(verb, verb.by or labels_only(), None, verb.learning_rate, number, workshop))
 
 
 def _distill(verb: Distill, iteration: int, number: int, workshop: Workshop) -> Done:
@@ -139,7 +139,8 @@ def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done
     if verb.start == "original":
         workshop.model = workshop.fresh().model.to(workshop.run.device)
         torch.manual_seed(step_seed(workshop.seed, number))  # loading seeds the head that it draws by itself
-    edit = AddExits(planned.shape.exits, verb.head, verb.pooler == "keep")
+    assert planned.shape.head is not None
+    edit = AddExits(planned.shape.exits, planned.shape.head, verb.pooler == "keep")
     perform(edit, workshop.model)
     options = options_of(type(verb.by)).dump_python(verb.by, mode="json")
     origin = str(load_catalogue().origin(type(verb.by)))
@@ -182,12 +183,16 @@ def _look_at_data(verbs: Sequence[Prune]) -> bool:
 def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
     assert verb.by is not None and verb.target != "layers"
     kind: Callable[[int, tuple[int, ...]], Edit] = CutHeads if verb.target == "heads" else CutNeurons
-    edits = []
-    for group in groups(model.anatomy, model.network, verb.target):
-        keep = getattr(shape.layers[group.layer], verb.target)
-        if keep < group.units:
-            edits.append(kind(group.layer, best(_scores(verb.by, group, context), keep)))
-    return edits
+    found = list(groups(model.anatomy, model.network, verb.target))
+    places = [getattr(layer, verb.target) for layer in shape.layers]
+    if verb.scope == "global":
+        competing = found if sum(places) < sum(group.units for group in found) else []
+        kept = best_of_all([_scores(verb.by, group, context) for group in competing], sum(places), verb.least)
+    else:
+        competing = [group for group in found if places[group.layer] < group.units]
+        kept = [best(_scores(verb.by, group, context), places[group.layer]) for group in competing]
+    cuts = zip(competing, kept, strict=True)
+    return [kind(group.layer, keep) for group, keep in cuts if len(keep) < group.units]
 
 
 def _scores(pruner: Pruner, group: Group, context: ScoreContext) -> torch.Tensor:
@@ -211,6 +216,25 @@ def best(scores: torch.Tensor, keep: int) -> tuple[int, ...]:
     return tuple(sorted(order.tolist()))
 
 
+def best_of_all(scores: Sequence[torch.Tensor], keep: int, least: int) -> list[tuple[int, ...]]:
+    """For each layer the positions of its `least` highest scores and of those among the `keep` highest of all layers.
+
+    Of equal scores the earlier stays.
+    """
+    if not scores:
+        return []
+    # What a layer keeps in any case stands before everything that competes.
+    safe = [torch.zeros_like(some).index_fill(0, torch.tensor(best(some, least)), 1.0) for some in scores]
+    order = torch.sort(torch.cat(list(scores)), descending=True, stable=True).indices
+    order = order[torch.sort(torch.cat(safe)[order], descending=True, stable=True).indices][:keep]
+    kept, start = [], 0
+    for some in scores:
+        here = order[(order >= start) & (order < start + len(some))] - start
+        kept.append(tuple(sorted(here.tolist())))
+        start += len(some)
+    return kept
+
+
 def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreContext:
     """What the verbs' pruners share; the verbs have the same loss."""
     generator, verb = _generator(workshop, number), verbs[0]
@@ -225,9 +249,19 @@ def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreCo
     exits = model.exit_layers if verb.exits == "all" else (model.depth,)
     equilibrium = verb.gradient_equilibrium and len(exits) > 1
     scoring = Scoring(
-        model, rows, collate, losses, teacher, verb.portion, verb.batch_size, exits, equilibrium, workshop.run
+        model,
+        rows,
+        collate,
+        losses,
+        teacher,
+        verb.portion,
+        verb.batch_size,
+        exits,
+        equilibrium,
+        workshop.run,
+        generator,
     )
-    return ScoreContext(generator, lambda: scoring.measure(generator))
+    return ScoreContext(generator, scoring)
 
 
 def labels_only() -> Losses:

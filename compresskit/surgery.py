@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from compresskit.anatomy import UnitTarget, entries, find, head_size, layers, linear
 from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
 from compresskit.errors import SurgeryError
+from compresskit.interfaces import ExitHead
 from compresskit.model import CompressedForSequenceClassification as Model
-from compresskit.modules import ExitHead, FactorizedEmbedding
+from compresskit.modules import FactorizedEmbedding
 
 
 def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = None) -> None:
@@ -151,20 +152,41 @@ def _add_exits(model: Model, edit: AddExits) -> None:
     size = layer_width(model)
     inner = model.network.config
     dropout = getattr(inner, "hidden_dropout_prob", getattr(inner, "dropout", 0.1))
-    spread = getattr(inner, "initializer_range", 0.02)
-    like = next(model.network.parameters())
+    sizes = size, model.config.num_labels, dropout
     own = edit.layers[:-1] if edit.read_out else edit.layers
-    model.exits = nn.ModuleDict()
-    for number in own:
-        head = ExitHead(edit.head, size, model.config.num_labels, dropout).to(device=like.device, dtype=like.dtype)
-        nn.init.normal_(head.classifier.weight, std=spread)
-        nn.init.zeros_(head.classifier.bias)
-        model.exits[str(number)] = head
+    model.exits = nn.ModuleDict({str(number): _begin(edit.head.build(*sizes), edit.head, model) for number in own})
+    shared = edit.head.build_shared(*sizes)
+    model.exits_share = None if shared is None else _begin(shared, edit.head, model)
     if not edit.read_out:
         for part in model.anatomy.read_out:
             if not part.startswith(":"):
                 parent, _, name = part.rpartition(".")
                 setattr(find(model.network, parent), name, None)
+
+
+def _begin(module: nn.Module, head: ExitHead, model: Model) -> nn.Module:
+    """Draw a new head's weights as the original's config says, or copy its pooler."""
+    spread = getattr(model.network.config, "initializer_range", 0.02)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=spread)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    ours, theirs = head.pooler_of(module), _pooler(model)
+    if ours is not None and theirs is not None:
+        ours.load_state_dict(theirs.state_dict())
+    like = next(model.network.parameters())
+    return module.to(device=like.device, dtype=like.dtype)
+
+
+def _pooler(model: Model) -> nn.Linear | None:
+    """The dense layer of the original's read-out that is as wide as the hidden states, where it is still there."""
+    width = layer_width(model)
+    for part in model.anatomy.read_out if model.shape.read_out else ():
+        for module in () if part.startswith(":") else find(model.network, part).modules():
+            if isinstance(module, nn.Linear) and (module.in_features, module.out_features) == (width, width):
+                return module
+    return None
 
 
 def layer_width(model: Model) -> int:

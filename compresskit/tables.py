@@ -98,7 +98,7 @@ def layers(report: Report) -> Table:
         rows.append((_span(first, last), heads, neurons, _spans([n for n in shape.exits if first <= n <= last])))
     embedding = "one table" if shape.rank is None else f"two factors of rank {shape.rank}"
     columns = ("layers", "heads each", "FFN neurons each", "exits after")
-    head = "" if shape.head is None else f" Exit heads: {shape.head}."
+    head = "" if shape.head is None else f" Exit heads: {shape.head.name}."
     return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{head}")
 
 

@@ -29,6 +29,8 @@ from compresskit.teachers import Teacher
 from compresskit.verbs import Training
 from compresskit.writing import saving
 
+SHARE = "exits_share."
+"""What the names of weights that all exits use begin with."""
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written. It holds the seconds of training up to there."""
 
@@ -103,7 +105,9 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             record_hidden=any(loss.distiller.needs_hidden for loss in on),
             gradient_equilibrium=lesson.equilibrium,
         )
-        student = Trace(output.exit_logits, output.hidden_states or (), inputs["attention_mask"])
+        mask = inputs["attention_mask"]
+        hidden, step = output.hidden_states or (), self.state.global_step
+        student = Trace(output.exit_logits, hidden, mask, output.exit_signals or {}, step)
         loss = total(on, student, lesson.teacher, inputs)
         if not loss.requires_grad:
             raise CompresskitError(
@@ -264,7 +268,7 @@ def _optimizer(lesson: Lesson) -> torch.optim.Optimizer:
     by_kind: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in lesson.model.named_parameters():
         if parameter.requires_grad:
-            by_kind.setdefault((name.startswith("exits."), parameter.ndim > 1), []).append(parameter)
+            by_kind.setdefault((name.startswith(("exits.", SHARE)), parameter.ndim > 1), []).append(parameter)
     groups = [
         {
             "params": parameters,
@@ -281,7 +285,7 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     train, model = lesson.options.train, lesson.model
     if train == "all":
         return []
-    moving = tuple(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth)
+    moving = (SHARE, *(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth))
     fixed = [p for name, p in model.named_parameters() if not name.startswith(moving)]
     for parameter in fixed:
         parameter.requires_grad_(False)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from compresskit.edits import HeadKind
-from compresskit.interfaces import Distiller, ExitPolicy, Factorizer, Pruner, Strategy
+from compresskit.catalogue import build, load_catalogue
+from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Pruner, Strategy
 from compresskit.wording import show
 
 Exits: TypeAlias = Literal["all", "last"]
@@ -104,6 +104,10 @@ Losses: TypeAlias = Annotated[dict[str, InstanceOf[Loss]], ANYTHING]
 """Terms by the name of their distiller, in the recipe's order."""
 
 
+def _usual_head() -> ExitHead:
+    return cast(ExitHead, build(load_catalogue().strategy("exit-head", "cls-tanh"), {}))
+
+
 class Verb(BaseModel):
     """What all verbs share. `line` and `label` say where the step stands in the recipe."""
 
@@ -118,6 +122,8 @@ class Verb(BaseModel):
     name: ClassVar[str]
     slots: ClassVar[dict[str, str]] = {}
     """Keys that name one strategy, with its kind."""
+    parts: ClassVar[dict[str, str]] = {}
+    """Keys that name one strategy, with its options below its name, and its kind: `head: {attention: {width: 128}}`."""
     losses: ClassVar[tuple[str, ...]] = ()
     """Keys that name losses."""
 
@@ -182,10 +188,13 @@ class Training(Verb):
 
 
 class Finetune(Training):
-    """Train on the labels. Skipped where the checkpoint's head is trained already, unless `when: always`."""
+    """Train without a teacher. Skipped where the checkpoint's head is trained already, unless `when: always`."""
 
     name: ClassVar[str] = "finetune"
+    losses: ClassVar[tuple[str, ...]] = ("by",)
 
+    by: Losses = {}
+    """The terms of the loss, none of which needs a teacher; `labels` where nothing is said."""
     when: Literal["untrained", "always"] = "untrained"
     """Whether to train a checkpoint whose head is trained already."""
     save_as: str | None = "teacher"
@@ -197,13 +206,14 @@ class Exit(Verb):
 
     name: ClassVar[str] = "exit"
     slots: ClassVar[dict[str, str]] = {"by": "exit-policy"}
+    parts: ClassVar[dict[str, str]] = {"head": "exit-head"}
 
     layers: ExitLayers = Field(alias="exit")
     """Layers that get an exit, counted from 1, the last one among them; or `all`."""
     by: Annotated[ExitPolicy, ANYTHING]
     """Exit policy."""
-    head: HeadKind = "cls-tanh"
-    """What an exit reads: the first token, or the mean of all tokens."""
+    head: Annotated[ExitHead, ANYTHING] = Field(default_factory=_usual_head)
+    """How an exit reads its layer: a head's name, or the name with its options below it; `cls-tanh` by default."""
     pooler: Literal["remove", "keep"] = "remove"
     """Whether the original's own read-out is replaced at the last layer or goes on answering there."""
     start: Literal["current", "original"] = "current"
@@ -226,8 +236,12 @@ class Prune(Verb):
         PlainValidator(lambda value: value),
         WithJsonSchema({"anyOf": [*AMOUNT["anyOf"], NUMBERS]}),
     ]
-    """What stays in each layer, as a count or a fraction of those there when the step or its repeat begins; for layers,
-    the list of those that stay."""
+    """What stays in each layer, as a count or a fraction of those there when the step or its repeat begins; with
+    `scope: global`, in all layers together; for layers, the list of those that stay."""
+    scope: Literal["layer", "global"] = "layer"
+    """Who competes: the units of a layer, for as many places in each, or those of all layers."""
+    least: int = Field(default=1, ge=1)
+    """With `scope: global`, units that every layer keeps, however low they score."""
     teacher: str | None = None
     """Saved name or folder of the teacher that the loss needs."""
     loss: Losses = {}
@@ -260,6 +274,13 @@ class Prune(Verb):
         if target == "layers" or (target is None and isinstance(keep, (list, tuple))):
             return parse_layers(keep)
         return parse_amount(keep)
+
+    @field_validator("least", mode="after")
+    @classmethod
+    def _only_global(cls, least: int, info: ValidationInfo) -> int:
+        if least > 1 and info.data.get("scope") == "layer":
+            raise PydanticCustomError("value_error", "", {"error": "means nothing without 'scope: global'; add that"})
+        return least
 
 
 class Factorize(Verb):

@@ -59,6 +59,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def plugins() -> Iterator[None]:
+    """Of all installed plugins the example alone, so that lists of what is known do not grow with each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESSKIT_PLUGINS", "margin")
+        yield
+
+
 @pytest.fixture
 def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two passes are enough where nobody looks at the times."""

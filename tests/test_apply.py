@@ -144,7 +144,16 @@ def test_the_record_tells_what_was_done(finished, places):
     assert record["seed"] == 42
     assert record["base_model"] == str(places / "model")
     assert {"compresskit", "torch", "transformers"} <= set(record["versions"])
-    assert set(record["origins"]) == {"entropy", "predictions", "labels", "taylor", "magnitude", "svd", "hidden-states"}
+    assert set(record["origins"]) == {
+        "entropy",
+        "predictions",
+        "labels",
+        "taylor",
+        "magnitude",
+        "svd",
+        "hidden-states",
+        "cls-tanh",
+    }
     assert Report.from_json(record["report"]) == finished.report
     assert record["run"] == {"max_tokens": 128, "precision": "fp32", "device": "cpu"}
     assert record["data"] == {"data": str(places / "data"), **asdict(DataOptions())}

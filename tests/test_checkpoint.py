@@ -15,6 +15,7 @@ from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, r
 from compresskit.edits import AddExits, LayerShape
 from compresskit.errors import ArchitectureError, CheckpointError, DataError
 from compresskit.model import CompressedForSequenceClassification
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.surgery import perform
 from compresskit.testing import save_tiny, tiny_model, tiny_tokenizer
 
@@ -112,7 +113,7 @@ def test_half_a_head_is_no_trained_head(folder, head):
 
 def test_a_compressed_folder_comes_back_with_its_record(tmp_path, folder):
     model = load(str(folder)).model
-    perform(AddExits((1, 2), "cls-tanh", False), model)
+    perform(AddExits((1, 2), ClsTanh(), False), model)
     model.note_trained((2,))
     save(model, tiny_tokenizer(), tmp_path / "out", {RECORD: json.dumps({"format": FORMAT, "seed": 3})})
     again = load(str(tmp_path / "out"))
@@ -126,7 +127,7 @@ def test_a_compressed_folder_comes_back_with_its_record(tmp_path, folder):
 
 def test_which_heads_are_trained_outlives_what_transformers_loads_and_saves(tmp_path, folder):
     model = load(str(folder)).model
-    perform(AddExits((1, 2), "cls-tanh", False), model)
+    perform(AddExits((1, 2), ClsTanh(), False), model)
     model.note_trained((2,))
     save(model, tiny_tokenizer(), tmp_path / "out", {})
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "out")
@@ -340,7 +341,7 @@ def test_texts_are_cut_as_when_the_model_was_compressed(tmp_path):
 
 def test_a_head_that_nobody_trained_takes_the_names_of_new_labels_but_not_their_number(tmp_path, folder):
     model = load(str(folder)).model
-    perform(AddExits((1, 2), "cls-tanh", False), model)
+    perform(AddExits((1, 2), ClsTanh(), False), model)
     save(model, tiny_tokenizer(), tmp_path / "out", {})
     out = str(tmp_path / "out")
     assert load(out).labels == ("awful", "fine")

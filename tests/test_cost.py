@@ -32,6 +32,7 @@ from compresskit.cost import (
 )
 from compresskit.edits import LayerShape, Shape
 from compresskit.errors import ArchitectureError
+from compresskit.strategies.tanh_heads import ClsTanh
 
 BASE = Dims(
     vocabulary=30_522,
@@ -56,7 +57,7 @@ def stack(layers: int, heads: int, neurons: int, **others) -> Shape:
 
 
 def exits(layers: int, read_out: bool = False) -> dict:
-    return {"exits": tuple(range(1, layers + 1)), "head": "cls-tanh", "read_out": read_out}
+    return {"exits": tuple(range(1, layers + 1)), "head": ClsTanh(), "read_out": read_out}
 
 
 BERT_BASE = (BASE, stack(12, 12, 3072))

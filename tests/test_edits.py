@@ -19,9 +19,10 @@ from compresskit.edits import (
     edit_to_json,
 )
 from compresskit.errors import CheckpointError
+from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 
 PLAIN = Shape((LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64)))
-EXITED = PLAIN.after(AddExits((2, 3, 4), "mean-tanh", False))
+EXITED = PLAIN.after(AddExits((2, 3, 4), MeanTanh(), False))
 KNOWN = "(known: add-exits, cut-heads, cut-layers, cut-neurons, factorize-embedding); update compresskit to read it"
 
 RECORDS = [
@@ -30,7 +31,7 @@ RECORDS = [
     (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
     (FactorizeEmbedding(128), {"edit": "factorize-embedding", "rank": 128}),
     (
-        AddExits((1, 4), "cls-tanh", True),
+        AddExits((1, 4), ClsTanh(), True),
         {"edit": "add-exits", "layers": [1, 4], "head": "cls-tanh", "read_out": True},
     ),
 ]
@@ -89,8 +90,8 @@ def test_factorizing_again_replaces_the_rank():
 
 
 def test_exits_take_the_read_outs_place_or_leave_it():
-    assert (EXITED.exits, EXITED.head, EXITED.read_out) == ((2, 3, 4), "mean-tanh", False)
-    assert PLAIN.after(AddExits((4,), "cls-tanh", True)).read_out
+    assert (EXITED.exits, EXITED.head, EXITED.read_out) == ((2, 3, 4), MeanTanh(), False)
+    assert PLAIN.after(AddExits((4,), ClsTanh(), True)).read_out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from compresskit.batches import collate, encode
 from compresskit.cost import dims_of, flops, original_shape
 from compresskit.data import Rows
 from compresskit.errors import RecipeError
-from compresskit.evaluate import THRESHOLDS_MORE, THRESHOLDS_TWO, evaluate, exit_logits, simulate
+from compresskit.evaluate import THRESHOLDS_MORE, THRESHOLDS_TWO, evaluate, exit_answers, simulate
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
 from compresskit.run import Run
@@ -53,7 +53,7 @@ def scores_by_hand(logits, rows):
 def test_leaving_early_in_batches_gives_the_simulated_answers(family, head):
     model = multi_exit(family, head=head)
     rows = encoded(model)
-    logits = exit_logits(model, rows, PADDED, Run())
+    logits, _ = exit_answers(model, rows, PADDED, Run())
     left = simulate(model.policy, logits, 3)
     assert len(left.unique()) > 1
     answers = torch.stack([logits[number][row] for row, number in enumerate(left.tolist())])
@@ -75,7 +75,7 @@ def test_leaving_early_in_batches_gives_the_simulated_answers(family, head):
 def test_logits_come_in_the_order_of_the_rows():
     model = multi_exit()
     rows = encoded(model).subset([5, 2, 9, 5])
-    logits = exit_logits(model, rows, PADDED, Run())
+    logits, _ = exit_answers(model, rows, PADDED, Run())
     for position in range(4):
         with torch.no_grad():
             alone = model.trace(PADDED([rows[position]])).logits
@@ -87,7 +87,7 @@ def test_every_exit_is_scored_as_if_all_left_there():
     model = multi_exit()
     rows = encoded(model)
     found = evaluate(model, rows, PADDED, TASK, Run(), latency=False)
-    logits = exit_logits(model, rows, PADDED, Run())
+    logits, _ = exit_answers(model, rows, PADDED, Run())
     assert list(found.per_exit) == [1, 2, 3]
     for number in (1, 2, 3):
         assert found.per_exit[number]["accuracy"] == pytest.approx(scores_by_hand(logits[number], rows))
@@ -217,7 +217,7 @@ def leaving(monkeypatch, policy, logits):
     simulated = simulate(policy, {number: logits[:, number - 1] for number in range(1, depth + 1)}, depth)
     model = tiny_compressed(exits=tuple(range(1, depth + 1)), layers=depth, labels=outputs)
     # Examples are told apart by their length, which survives the packing.
-    monkeypatch.setattr(model, "answer", lambda number, hidden, mask: logits[mask.sum(1) - 1, number - 1])
+    monkeypatch.setattr(model, "answer", lambda number, hidden, mask: (logits[mask.sum(1) - 1, number - 1], None))
     model.policy = policy
     mask = torch.ones(rows, rows, dtype=torch.long).tril()
     with torch.no_grad():

@@ -91,7 +91,7 @@ def test_what_a_reader_needs_comes_along(tmp_path):
 
 
 TANH = "applies tanh to the first token itself, which the read-out of {} can't express"
-MEAN = "averages all tokens (head: mean-tanh), and the read-out of {} sees the first token only"
+MEAN = "reads by mean-tanh, which the read-out of {} can't express"
 
 
 @pytest.mark.parametrize(

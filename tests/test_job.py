@@ -14,6 +14,7 @@ from compresskit.errors import CheckpointError, CompresskitError, DataError, Rec
 from compresskit.job import prepare
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.testing import save_tiny, tiny_text
 
 RECIPE = """
@@ -193,7 +194,7 @@ def test_exits_cannot_be_put_in_twice(job, tmp_path):
     from compresskit.surgery import perform
 
     checkpoint = load(str(save_tiny(tmp_path / "plain")))
-    perform(AddExits((1, 2), "cls-tanh", False), checkpoint.model)
+    perform(AddExits((1, 2), ClsTanh(), False), checkpoint.model)
     save(checkpoint.model, checkpoint.tokenizer, tmp_path / "out", {})
     said = refused(RecipeError, job, model=str(tmp_path / "out"))
     assert said.endswith(f"exit: {tmp_path}/out has exits already; leave this step out, or give --model its original")

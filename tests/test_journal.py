@@ -13,6 +13,7 @@ from compresskit.edits import AddExits, CutHeads, FactorizeEmbedding
 from compresskit.errors import CheckpointError, CompresskitError
 from compresskit.journal import RUN, STEP, WEIGHTS, Entry, Journal, digest
 from compresskit.model import wrap
+from compresskit.strategies.tanh_heads import MeanTanh
 from compresskit.testing import tiny_model, tiny_tokenizer
 
 NAMES = ["finetune", "exit", "prune", "distill"]
@@ -55,7 +56,7 @@ def numbers(journal):
 
 
 def test_an_entry_comes_back_from_json_as_it_was():
-    edits = (CutHeads(1, (0, 2)), FactorizeEmbedding(8), AddExits((1, 2), "mean-tanh", True))
+    edits = (CutHeads(1, (0, 2)), FactorizeEmbedding(8), AddExits((1, 2), MeanTanh(), True))
     entry = Entry(3, "prune", "ab12", edits, {"teacher": "original", "a": "steps/01-finetune"}, 1.5, True)
     assert Entry.from_json(json.loads(json.dumps(entry.to_json()))) == entry
     assert entry.folder == "steps/03-prune"

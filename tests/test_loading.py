@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import save
-from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding
+from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding, head_from_json
 from compresskit.errors import CheckpointError
 from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.strategies.svd import Svd
@@ -32,7 +32,7 @@ def compressed(family="bert", head="cls-tanh", read_out=False):
     network.config.id2label, network.config.label2id = NAMES, {name: index for index, name in NAMES.items()}
     model = wrap(network, load_catalogue().anatomy(family))
     torch.manual_seed(0)
-    perform(AddExits((1, 2, 3, 4), head, read_out), model)
+    perform(AddExits((1, 2, 3, 4), head_from_json(head), read_out), model)
     with torch.no_grad():
         for exit_ in model.exits.values():
             exit_.classifier.weight.normal_(std=0.4)

@@ -20,14 +20,17 @@ from compresskit.errors import CheckpointError, PluginError
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.model import leavers, wrap
 from compresskit.modules import scale_gradient
+from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform
 from compresskit.testing import tiny_model
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 LENGTHS = (9, 2, 12, 5, 3, 7, 12, 4, 6, 2, 10, 8, 3, 11, 5, 4)
 
+CLS = ClsTanh()
 
-def wrapped(family="bert", exits: Sequence[int] = (), head="cls-tanh", read_out=False, **sizes):
+
+def wrapped(family="bert", exits: Sequence[int] = (), head=CLS, read_out=False, **sizes):
     model = wrap(tiny_model(family, **sizes), load_catalogue().anatomy(family))
     if exits:
         perform(AddExits(tuple(exits), head, read_out), model)
@@ -189,7 +192,7 @@ def test_an_attention_mask_may_be_left_out():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("head", "read_out"), [("cls-tanh", False), ("mean-tanh", True)])
+@pytest.mark.parametrize(("head", "read_out"), [(ClsTanh(), False), (MeanTanh(), True)])
 def test_x1_a_batch_is_answered_as_one_by_one(family, head, read_out):
     model = wrapped(family, (1, 2, 3, 4), head, read_out, layers=4, labels=3)
     batch = texts(model)
@@ -258,7 +261,7 @@ def test_x2_limits_and_monotone_mean_exit():
 def test_x5_at_the_last_layer_the_kept_read_out_answers(family):
     stock = tiny_model(family, layers=3)
     model = wrap(copy.deepcopy(stock), load_catalogue().anatomy(family))
-    perform(AddExits((1, 3), "cls-tanh", True), model)
+    perform(AddExits((1, 3), ClsTanh(), True), model)
     model.set_policy({"by": "entropy", "with": {"threshold": 0.0}})
     assert list(model.exits) == ["1"]
     batch = texts(model)
@@ -347,7 +350,7 @@ def test_a_policy_that_is_not_installed_is_refused_and_the_old_one_stays(policy,
 
 
 def test_mean_tanh_heads_ignore_padding():
-    model = wrapped(exits=(1, 2), head="mean-tanh")
+    model = wrapped(exits=(1, 2), head=MeanTanh())
     head = model.exits["1"]
     hidden = torch.randn(3, 5, 32)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
@@ -361,7 +364,7 @@ def test_mean_tanh_heads_ignore_padding():
 def test_new_exit_heads_are_in_the_models_own_mode():
     assert not any(part.training for part in wrapped(exits=(1, 2)).modules())
     model = wrapped().train()
-    perform(AddExits((1, 2), "cls-tanh", False), model)
+    perform(AddExits((1, 2), ClsTanh(), False), model)
     assert all(part.training for part in model.exits.modules())
 
 

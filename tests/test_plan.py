@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import isclose
 
@@ -13,8 +14,9 @@ from compresskit.checkpoint import Original
 from compresskit.cost import CONVENTIONS, dims_of, flops, original_shape, parameters
 from compresskit.edits import AddExits, CutLayers, FactorizeEmbedding, LayerShape
 from compresskit.errors import RecipeError
-from compresskit.plan import make_plan, towards
+from compresskit.plan import make_plan, spread, towards
 from compresskit.recipe import read_recipe
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.verbs import Distill, Exit, Factorize, Prune
 
 EIGHT_FFN = [2790, 2508, 2227, 1945, 1664, 1382, 1100, 819, 537, 256]
@@ -249,8 +251,37 @@ def test_work_keeps_its_verb_and_order(plan_of):
 def test_start_original_takes_the_shape_as_given(plan_of):
     given = original(TINY, edits=[CutLayers((0, 1, 2)), FactorizeEmbedding(9)])
     plan = plan_of("{exit: all, by: entropy, with: {threshold: 0.1}, start: original}", model=given)
-    assert plan.shape == given.shape.after(AddExits((1, 2, 3), "cls-tanh", False))
+    assert plan.shape == given.shape.after(AddExits((1, 2, 3), ClsTanh(), False))
     assert plan.original.dims == dims_of(given.anatomy, TINY)
+
+
+@pytest.mark.parametrize(
+    ("total", "most", "shares"),
+    [
+        (8, [4, 4, 4, 4], [2, 2, 2, 2]),
+        (10, [4, 4, 4, 4], [2, 2, 3, 3]),
+        (10, [4, 1, 4, 4], [3, 1, 3, 3]),
+        (16, [4, 4, 4, 4], [4, 4, 4, 4]),
+        (7, [1, 1, 9], [1, 1, 5]),
+    ],
+)
+def test_a_total_is_spread_evenly_below_each_most(total, most, shares):
+    assert spread(total, most) == shares
+    assert sum(shares) == total
+
+
+def test_all_layers_together_keep_a_part_of_all_units_whose_cost_is_exact(plan_of):
+    plan = plan_of("{prune: heads, by: magnitude, keep: 0.6, scope: global}")
+    assert sum(layer.heads for layer in plan.shape.layers) == 10
+    uneven = replace(plan.shape, layers=tuple(replace(plan.shape.layers[0], heads=n) for n in (1, 4, 1, 4)))
+    dims = plan.original.dims
+    assert parameters(dims, uneven) == parameters(dims, plan.shape)
+    assert flops(dims, uneven) == flops(dims, plan.shape)
+
+
+def test_a_total_is_reached_in_equal_steps(plan_of):
+    steps = plan_of("{repeat: 3, steps: [{prune: heads, by: magnitude, keep: 1/4, scope: global}]}").steps
+    assert [sum(layer.heads for layer in step.shape.layers) for step in steps] == [12, 8, 4]
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
@@ -272,6 +303,18 @@ EXIT = "by: entropy, with: {threshold: 0.1}"
         (
             "{prune: heads, by: magnitude, keep: 1/9}",
             "prune: keep 1/9 of 4 heads leaves none; keep at least 1/4",
+        ),
+        (
+            "{prune: heads, by: magnitude, keep: 17, scope: global}",
+            "prune: keep 17 is more than the 16 heads of all layers; keep at most 16",
+        ),
+        (
+            "{prune: heads, by: magnitude, keep: 1/8, scope: global}",
+            "prune: keep 1/8 of 16 heads leaves less than 1 for each of the 4 layers; keep at least 4",
+        ),
+        (
+            "{prune: heads, by: magnitude, keep: 7, scope: global, least: 2}",
+            "prune: keep 7 of 16 heads leaves less than 2 for each of the 4 layers; keep at least 8",
         ),
         (
             "{prune: layers, keep: [1, 5]}",
@@ -333,7 +376,7 @@ def test_counts_are_held_against_what_earlier_steps_left(mistakes_of):
 
 
 def test_exits_cannot_be_put_in_twice(mistakes_of):
-    given = original(TINY, edits=[AddExits((4,), "cls-tanh", False)])
+    given = original(TINY, edits=[AddExits((4,), ClsTanh(), False)])
     (told,) = mistakes_of(f"{{exit: all, {EXIT}, pooler: keep}}", model=given)
     assert told == (
         f"line 3: steps[0] exit: {given.name} has exits already; leave this step out, or give --model its original"

@@ -8,6 +8,7 @@ import pytest
 
 from compresskit.errors import RecipeError
 from compresskit.recipe import needs_data, read_recipe, recipe_text, recipes_shipped
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.verbs import Distill, Exit, Factorize, Finetune, Prune, Repeat
 
 HEAD = "recipe: 1\nsteps:\n"
@@ -62,7 +63,7 @@ def test_every_verb_becomes_a_plain_object(read):
     assert (finetune.epochs, finetune.learning_rate, finetune.save_as) == (3.0, 2e-5, "teacher")
     assert (finetune.line, finetune.label) == (6, "steps[0] finetune")
     assert isinstance(exits, Exit)
-    assert (exits.layers, exits.by.name, exits.by.threshold, exits.head) == ((2, 4), "entropy", 0.3, "cls-tanh")
+    assert (exits.layers, exits.by.name, exits.by.threshold, exits.head) == ((2, 4), "entropy", 0.3, ClsTanh())
     assert isinstance(distill, Distill)
     assert distill.teacher == "teacher"
     assert {name: (loss.weight, loss.after) for name, loss in distill.by.items()} == {
@@ -224,6 +225,31 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
             "- {prune: heads, by: taylor, keep: 1, with: paper}\n",
             3,
             "steps[0] prune: 'with' must be a mapping of taylor's options, not 'paper'",
+        ),
+        (
+            "- {prune: heads, by: magnitude, keep: 1, least: 2}\n",
+            3,
+            "steps[0] prune: 'least' means nothing without 'scope: global'; add that",
+        ),
+        (
+            "- {exit: all, by: entropy, with: {threshold: 0.3}, head: cls-tan}\n",
+            3,
+            "steps[0] exit: no way to read an exit by 'cls-tan'; did you mean 'cls-tanh'? (known: cls-tanh, mean-tanh)",
+        ),
+        (
+            "- {exit: all, by: entropy, with: {threshold: 0.3}, head: {cls-tanh: {width: 3}}}\n",
+            3,
+            "steps[0] exit: cls-tanh has no option 'width'",
+        ),
+        (
+            "- {exit: all, by: entropy, with: {threshold: 0.3}, head: [cls-tanh]}\n",
+            3,
+            "steps[0] exit: 'head' must be a name, or one name with its options below it, not ['cls-tanh']",
+        ),
+        (
+            "- finetune: {epochs: 1, by: predictions}\n",
+            3,
+            "steps[0] finetune: the loss 'predictions' needs a teacher, and finetune has none; use 'distill: TEACHER'",
         ),
         ("- {exit: all, by: entropy}\n", 3, "steps[0] exit: entropy's 'threshold' is missing"),
         (
@@ -561,7 +587,7 @@ def test_resolved_text_writes_every_default(read):
     recipe = read(HEAD + PRUNE)
     assert recipe.to_yaml() == (
         "recipe: 1\nname: half\nabout: ''\nseed: 42\nsteps:\n"
-        "- prune: heads\n  by: magnitude\n  with:\n    norm: 1\n  keep: 1/2\n  teacher: null\n"
-        "  portion: 1.0\n  batch_size: 32\n  exits: all\n  gradient_equilibrium: true\n"
+        "- prune: heads\n  by: magnitude\n  with:\n    norm: 1\n  keep: 1/2\n  scope: layer\n  least: 1\n"
+        "  teacher: null\n  portion: 1.0\n  batch_size: 32\n  exits: all\n  gradient_equilibrium: true\n"
     )
     assert read(recipe.to_yaml()) == recipe

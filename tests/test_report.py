@@ -11,10 +11,11 @@ from compresskit.cost import CONVENTIONS, Dims, by_block, expected_flops, flops,
 from compresskit.edits import LayerShape, Shape
 from compresskit.errors import CheckpointError
 from compresskit.report import Leaving, Milliseconds, Report, Score, Side, StepTime
+from compresskit.strategies.tanh_heads import ClsTanh
 
 BASE = Dims(30_522, 512, 2, 768, 768, 64, 2, 12, 12, 3072)
 FULL = Shape((LayerShape(12, 3072),) * 12)
-SMALL = Shape((LayerShape(2, 256),) * 12, 128, tuple(range(1, 13)), "cls-tanh", read_out=False)
+SMALL = Shape((LayerShape(2, 256),) * 12, 128, tuple(range(1, 13)), ClsTanh(), read_out=False)
 LEFT = {3: 300, 6: 100}
 
 

@@ -23,6 +23,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
 from compresskit.steps import ORIGINAL, Workshop, best, carry_out
+from compresskit.strategies.tanh_heads import MeanTanh
 from compresskit.surgery import word_embedding
 from compresskit.testing import WORDS, tiny_model, tiny_tokenizer
 
@@ -188,6 +189,30 @@ def test_pruning_to_what_is_there_already_does_nothing(bench):
     assert same(weights(bench.model), before)
 
 
+def test_with_scope_global_the_best_of_all_layers_stay(bench):
+    """Magnitudes are made to grow from layer to layer, so that all but the first's best head are of the upper two."""
+    body = layers(ANATOMY, bench.model.network)
+    with torch.no_grad():
+        for index, layer in enumerate(body):
+            for part in (*layer.attention.self.children(), layer.attention.output.dense):
+                if isinstance(part, torch.nn.Linear):
+                    part.weight.mul_(10.0**index)
+    (done,) = bench.do("{prune: heads, by: magnitude, keep: 7, scope: global}")
+    assert [len(edit.keep) for edit in done.edits] == [1, 2]  # of the last layer nothing is cut
+    assert [layer.heads for layer in bench.model.shape.layers] == [1, 2, 4]
+    assert sum(layer.heads for layer in bench.planned.layers) == 7
+    assert count(bench.model) == parameters(given().original.dims, bench.planned)
+
+
+def test_a_second_global_pruning_cuts_to_its_own_total(bench):
+    bench.do(
+        "{prune: neurons, by: magnitude, keep: 1/2, scope: global, least: 9}",
+        "{prune: neurons, by: magnitude, keep: 30, scope: global, least: 3}",
+    )
+    neurons = [layer.neurons for layer in bench.model.shape.layers]
+    assert sum(neurons) == 30 and min(neurons) >= 3
+
+
 def test_layers_are_listed_from_one(bench):
     (done,) = bench.do("{prune: layers, keep: [1, 3]}")
     assert done.edits == (CutLayers((0, 2)),)
@@ -211,7 +236,7 @@ def test_what_is_drawn_depends_on_seed_and_number_alone(tmp_path, step):
 
 def test_exit_puts_in_heads_and_the_policy(bench):
     (done,) = bench.do("{exit: [1, 3], by: entropy, with: {threshold: 0.4}, head: mean-tanh, pooler: keep}")
-    assert done.edits == (AddExits((1, 3), "mean-tanh", True),)
+    assert done.edits == (AddExits((1, 3), MeanTanh(), True),)
     assert list(bench.model.exits) == ["1"]
     assert bench.model.config.exit_policy["by"] == "entropy"
     assert bench.model.config.exit_policy["with"] == {"threshold": 0.4}

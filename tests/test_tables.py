@@ -9,6 +9,7 @@ import pytest
 from compresskit.cost import Dims
 from compresskit.edits import LayerShape, Shape
 from compresskit.report import Milliseconds, Report, Score, Side
+from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.tables import Table, blocks, exits, layers, markdown, summary
 
 DIMS = Dims(50, 20, 2, 8, 8, 4, 3, 4, 2, 12)
@@ -58,7 +59,7 @@ def test_a_time_is_compared_with_the_same_label_first():
 
 
 def test_a_model_that_grew_says_so():
-    grown = Side.sized("grown", DIMS, replace(FULL, exits=(1, 2, 3, 4), head="cls-tanh"))
+    grown = Side.sized("grown", DIMS, replace(FULL, exits=(1, 2, 3, 4), head=ClsTanh()))
     added = 3 * (8 * 3 + 3)
     before, after, words = change("parameters", ORIGINAL, grown)
     assert (before, after) == (f"{ORIGINAL.parameters:,}", f"{ORIGINAL.parameters + added:,}")
@@ -90,7 +91,7 @@ def test_a_report_on_one_model_has_values_only():
 
 def test_uneven_layers_stand_in_rows_of_their_own():
     shape = Shape(
-        (LayerShape(2, 12), LayerShape(1, 3), LayerShape(1, 3), LayerShape(2, 3)), None, (1, 3, 4), "mean-tanh"
+        (LayerShape(2, 12), LayerShape(1, 3), LayerShape(1, 3), LayerShape(2, 3)), None, (1, 3, 4), MeanTanh()
     )
     table = layers(Report(Side.sized("uneven", DIMS, shape), ORIGINAL))
     assert table.rows == (
@@ -102,7 +103,7 @@ def test_uneven_layers_stand_in_rows_of_their_own():
 
 
 def test_exits_with_gaps():
-    shape = replace(FULL, exits=(1, 2, 4), head="cls-tanh", read_out=False)
+    shape = replace(FULL, exits=(1, 2, 4), head=ClsTanh(), read_out=False)
     assert layers(Report(Side.sized("gaps", DIMS, shape))).rows == (("1 to 4", "2", "12", "1 to 2, 4"),)
 
 
@@ -129,7 +130,7 @@ def test_blocks_of_uneven_layers_still_add_up():
 
 
 def test_exits_without_scores_or_leavers_are_no_table():
-    shape = replace(FULL, exits=(2, 4), head="cls-tanh")
+    shape = replace(FULL, exits=(2, 4), head=ClsTanh())
     assert exits(Side.sized("silent", DIMS, shape)).rows == ()
 
 

@@ -16,6 +16,7 @@ from compresskit.model import wrap
 from compresskit.run import Run
 from compresskit.strategies.hidden_states import HiddenStates
 from compresskit.strategies.predictions import Predictions
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.surgery import perform
 from compresskit.teachers import BATCH, Teacher, match_labels
 from compresskit.testing import tiny_model, tiny_text, tiny_tokenizer
@@ -30,7 +31,7 @@ def model_of(family="bert", exits=(1, 2), seed=0, **config):
     model = wrap(tiny_model(family, seed=seed, **config), load_catalogue().anatomy(family))
     torch.manual_seed(seed)
     if exits:
-        perform(AddExits(exits, "cls-tanh", False), model)
+        perform(AddExits(exits, ClsTanh(), False), model)
     return model
 
 

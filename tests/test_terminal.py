@@ -12,6 +12,7 @@ from compresskit.cost import Dims
 from compresskit.edits import LayerShape, Shape
 from compresskit.progress import Progress
 from compresskit.report import Report, Score, Side
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.terminal import Terminal, duration
 
 
@@ -112,7 +113,7 @@ def test_tables_fit_in_80_columns_and_lose_nothing():
 def test_a_report_fits_in_80_columns():
     dims = Dims(30_522, 512, 2, 768, 768, 64, 2, 12, 12, 3072)
     original = Side.sized("bert-base-uncased", dims, Shape((LayerShape(12, 3072),) * 12))
-    small = Shape((LayerShape(2, 256),) * 12, 128, tuple(range(1, 13)), "cls-tanh", read_out=False)
+    small = Shape((LayerShape(2, 256),) * 12, 128, tuple(range(1, 13)), ClsTanh(), read_out=False)
     scores = (Score("accuracy", 0.9, dict.fromkeys(range(1, 13), 0.9)),)
     side = Side.sized("out/cost-eff-8x", dims, small)
     report = Report(Side(side.name, small, side.parameters, side.flops, side.blocks, scores=scores), original)

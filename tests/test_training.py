@@ -27,6 +27,7 @@ from compresskit.run import Run
 from compresskit.strategies.hidden_states import HiddenStates
 from compresskit.strategies.labels import Labels
 from compresskit.strategies.predictions import Predictions
+from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.surgery import perform
 from compresskit.teachers import Teacher
 from compresskit.testing import tiny_model, tiny_text, tiny_tokenizer
@@ -83,7 +84,7 @@ def student(exits=(1, 2), seed=0, **config):
     model = wrap(tiny_model(seed=seed, **config), load_catalogue().anatomy("bert"))
     torch.manual_seed(seed)
     if exits:
-        perform(AddExits(exits, "cls-tanh", False), model)
+        perform(AddExits(exits, ClsTanh(), False), model)
     return model
 
 
@@ -193,7 +194,7 @@ def test_train_exits_leaves_the_body_bit_for_bit(lesson):
 @pytest.mark.parametrize(("exits", "read_out", "trained"), [((1, 2), False, (1,)), ((1, 3), True, (1,))])
 def test_train_shallow_exits_leaves_the_body_and_the_last_exit_bit_for_bit(lesson, exits, read_out, trained):
     model = student(exits=(), layers=max(exits))
-    perform(AddExits(exits, "cls-tanh", read_out), model)
+    perform(AddExits(exits, ClsTanh(), read_out), model)
     before = weights(model)
     teach(lesson(model, epochs=2, train="shallow-exits", weight_decay=0.1))
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}

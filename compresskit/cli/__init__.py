@@ -14,6 +14,7 @@ import click
 
 from compresskit import __version__
 from compresskit.cli.options import (
+    KINDS,
     MOST_GIGABYTES,
     SEEDS,
     Commands,
@@ -170,12 +171,12 @@ def evaluate(
     from compresskit.batches import collate, encode
     from compresskit.data import load_corpus
     from compresskit.evaluate import evaluate as evaluate_model
-    from compresskit.evaluate import has_threshold
+    from compresskit.evaluate import settings
     from compresskit.views import evaluation_tables
 
     tried = _numbers(thresholds)
     ready = _load(model, run)
-    if tried is not None and not has_threshold(ready.model.policy, len(ready.labels)):
+    if tried is not None and not settings(ready.model.policy, len(ready.labels), ready.model.depth):
         raise CheckpointError(f"{model} does not leave early by a threshold; leave --thresholds out")
     corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False, before=ready.columns)
     terminal.say(str(corpus))
@@ -279,6 +280,20 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
         raise CheckpointError(f"{model} has no trained head to export; train it first, by a recipe that finetunes")
     exporting.export(ready, target, form)
     click.echo(f"{target}: a plain checkpoint with the function of the last exit; {exporting.NOTE}")
+
+
+@cli.command()
+@click.argument("name")
+@option("--kind", type=click.Choice(KINDS), required=True, help="What the strategy decides.")
+@option("--out", type=folder, metavar="DIR", help="A new folder; compresskit-NAME where not given.")
+def new_plugin(*, name: str, kind: str, out: Path | None) -> None:
+    """Write a plugin to start from: it installs, passes its tests and runs in a recipe at once."""
+    from compresskit import scaffold
+
+    target = out or Path(f"compresskit-{name}")
+    for path in scaffold.new_plugin(name, kind, target):
+        click.echo(target / path)
+    click.echo(f"Install it with: pip install -e {target}. Then: compresskit strategies {name}; pytest {target}")
 
 
 @cli.command()

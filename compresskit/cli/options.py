@@ -63,6 +63,7 @@ class Option(click.Option):
 
 
 SEEDS = 2**32 - 1
+KINDS = ("pruner", "factorizer", "exit", "distiller", "exit-head")
 MOST_GIGABYTES = 2**20
 
 

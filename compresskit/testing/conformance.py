@@ -18,8 +18,14 @@ from functools import partial
 from typing import Any, TypedDict, cast
 
 from compresskit.catalogue import NAME, build, options_of
-from compresskit.interfaces import Distiller, ExitPolicy, Factorizer, Pruner, Strategy
-from compresskit.testing import distiller_checks, exit_policy_checks, factorizer_checks, pruner_checks
+from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Pruner, Strategy
+from compresskit.testing import (
+    distiller_checks,
+    exit_head_checks,
+    exit_policy_checks,
+    factorizer_checks,
+    pruner_checks,
+)
 from compresskit.testing.requirements import require
 
 Check = Callable[[], None]
@@ -108,5 +114,7 @@ def _of_its_kind(strategy: Strategy) -> Iterator[tuple[str, Callable[[Any], None
         yield from exit_policy_checks.checks()
     elif isinstance(strategy, Distiller):
         yield from distiller_checks.checks()
+    elif isinstance(strategy, ExitHead):
+        yield from exit_head_checks.checks()
     else:
-        require(False, type(strategy), "is neither a Pruner, a Factorizer, an ExitPolicy nor a Distiller")
+        require(False, type(strategy), "is neither a Pruner, a Factorizer, an ExitPolicy, a Distiller nor an ExitHead")

@@ -15,9 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import quiet
-from compresskit.edits import AddExits, CutHeads, CutNeurons, Edit, FactorizeEmbedding, HeadKind
+from compresskit.edits import AddExits, CutHeads, CutNeurons, Edit, FactorizeEmbedding, head_from_json
 from compresskit.model import CompressedForSequenceClassification, wrap
-from compresskit.modules import ExitHead
 from compresskit.surgery import perform, word_embedding
 from compresskit.testing.text import WORDS, sentences
 from compresskit.wording import did_you_mean
@@ -105,7 +104,7 @@ def tiny_compressed(
     model_type: str = "bert",
     *,
     exits: tuple[int, ...] = (),
-    head: HeadKind = "cls-tanh",
+    head: Any = "cls-tanh",
     read_out: bool = False,
     threshold: float = 0.5,
     **sizes: Any,
@@ -115,14 +114,15 @@ def tiny_compressed(
     Args:
         model_type, sizes: as for `tiny_model`; at least two layers of three heads.
         exits: layers (1-based) that get an exit, the last one among them; none where empty.
-        head, read_out: as in `AddExits`.
+        head: what the exits read with, as a recipe names it.
+        read_out: as in `AddExits`.
         threshold: of the entropy by which examples leave.
     """
     anatomy = load_catalogue().anatomy(model_type)
     model = wrap(tiny_model(model_type, **sizes), anatomy)
     last = model.depth - 1
     cuts: list[Edit] = [CutHeads(0, (1,)), CutHeads(last, (0, 2)), CutNeurons(0, (3, 4, 7)), CutNeurons(last, (0,))]
-    for edit in [*cuts, *([AddExits(exits, head, read_out)] if exits else [])]:
+    for edit in [*cuts, *([AddExits(exits, head_from_json(head), read_out)] if exits else [])]:
         perform(edit, model)
     rank = 5
     draw = torch.Generator().manual_seed(1)
@@ -142,15 +142,20 @@ def tiny_compressed(
 
 def _balance(model: CompressedForSequenceClassification, draw: torch.Generator) -> None:
     """Give the exit heads weights by which texts differ, and biases by which no class is always the answer."""
-    heads = {int(number): head for number, head in model.exits.items() if isinstance(head, ExitHead)}
+    heads = {int(number): _classifier(head) for number, head in model.exits.items()}
     texts = tiny_tokenizer(model.anatomy.model_type)(sentences(32), padding=True, return_tensors="pt")
     with torch.no_grad():
         for head in heads.values():
-            head.classifier.weight.normal_(generator=draw)
-            head.classifier.bias.zero_()
+            head.weight.normal_(generator=draw)
+            head.bias.zero_()
         answers = model.trace(texts).logits
         for number, head in heads.items():
-            head.classifier.bias.sub_(answers[number].mean(0))
+            head.bias.sub_(answers[number].mean(0))
+
+
+def _classifier(head: nn.Module) -> nn.Linear:
+    """The last linear layer of an exit's module: the one that makes logits."""
+    return [part for part in head.modules() if isinstance(part, nn.Linear)][-1]
 
 
 def tiny_tokenizer(model_type: str = "bert") -> PreTrainedTokenizerFast:

@@ -7,17 +7,22 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from compresskit.anatomy import Group, UnitTarget, groups
+from compresskit.batches import collate, encode
 from compresskit.catalogue import load_catalogue
+from compresskit.data import Rows
 from compresskit.edits import CutHeads, CutNeurons
-from compresskit.interfaces import Pruner
+from compresskit.interfaces import Distiller, Pruner
 from compresskit.model import CompressedForSequenceClassification, wrap
-from compresskit.scoring import ScoreContext, Sums
+from compresskit.run import Run
+from compresskit.scoring import ScoreContext, Scoring
 from compresskit.surgery import perform
-from compresskit.testing.models import tiny_model
+from compresskit.testing.models import tiny_model, tiny_tokenizer
 from compresskit.testing.requirements import other_luck, require, same
+from compresskit.testing.text import sentences
+from compresskit.verbs import Loss
 
 TARGETS: tuple[UnitTarget, ...] = ("heads", "neurons")
 
@@ -76,21 +81,15 @@ def _groups(model: CompressedForSequenceClassification) -> list[Group]:
 
 
 def _scores(pruner: Pruner, model: CompressedForSequenceClassification) -> list[Tensor]:
-    measure = partial(_gradients, model) if pruner.needs_data else None
-    context = ScoreContext(Generator().manual_seed(0), measure)
+    generator = Generator().manual_seed(0)
+    context = ScoreContext(generator, _measure(model, generator) if pruner.needs_data else None)
     return [pruner.score(group, context) for group in _groups(model)]
 
 
-def _gradients(model: CompressedForSequenceClassification) -> tuple[Sums, Sums]:
-    """Signed and absolute sums of the gradients of two small batches, by the id of the weight."""
-    weights = [cast(nn.Parameter, member.linear.weight) for group in _groups(model) for member in group.members]
-    draw = Generator().manual_seed(3)
-    each = []
-    for _ in range(2):
-        ids = torch.randint(5, model.network.config.vocab_size, (4, 7), generator=draw)
-        batch = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": torch.ones_like(ids)}
-        labels = torch.randint(2, (4,), generator=draw)
-        each.append(torch.autograd.grad(nn.functional.cross_entropy(model.trace(batch).last, labels), weights))
-    signed = {id(weight): torch.stack(parts).sum(0) for weight, *parts in zip(weights, *each, strict=True)}
-    absolute = {id(weight): torch.stack(parts).abs().sum(0) for weight, *parts in zip(weights, *each, strict=True)}
-    return signed, absolute
+def _measure(model: CompressedForSequenceClassification, generator: Generator) -> Scoring:
+    """Two small batches of texts of several lengths, drawn by the generator, with labels to learn."""
+    family = model.anatomy.model_type
+    rows = Rows(tuple((text,) for text in sentences(8)), (0, 1) * 4, "tiny text")
+    encoded = encode(rows, tiny_tokenizer(family), 16, token_types=True)
+    losses = {"labels": Loss(cast(Distiller, load_catalogue().strategy("distiller", "labels")()))}
+    return Scoring(model, encoded, collate(0), losses, None, 1.0, 4, (model.depth,), False, Run(), generator)

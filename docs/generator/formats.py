@@ -12,7 +12,7 @@ from transformers import BertConfig
 from compresskit import cost, edits, evaluate, report
 from compresskit.checkpoint import Original
 from compresskit.cost import original_shape
-from compresskit.edits import EDITS, Shape, edit_to_json
+from compresskit.edits import EDITS, Shape, edit_to_json, head_from_json
 from compresskit.evaluate import Evaluation, Point
 from compresskit.labels import Task
 from compresskit.plan import make_plan
@@ -22,6 +22,7 @@ from compresskit.report import Leaving, Milliseconds, Report, Score, Side, StepT
 from generator.parts import attribute_doc, doc, fenced, names, page, table
 from generator.recipes import BUILT_IN
 
+HEAD = head_from_json("cls-tanh")
 RECORD = {
     "format": "number of the format, now 1",
     "recipe": "the recipe as YAML, every default written out",
@@ -113,7 +114,7 @@ def _plan() -> dict[str, object]:
 def _report() -> dict[str, Any]:
     side = Side(
         "text",
-        Shape((edits.LayerShape(1, 1),), 1, (1,), "cls-tanh", False),
+        Shape((edits.LayerShape(1, 1),), 1, (1,), HEAD, False),
         1,
         {"flops_all": 1.0},
         (cost.Block("text", 1, 1, 1, 1.0),),
@@ -143,7 +144,7 @@ def _edits() -> tuple[edits.Edit, ...]:
         edits.CutNeurons(3, (1, 4)),
         edits.CutLayers((0, 1, 4)),
         edits.FactorizeEmbedding(128),
-        edits.AddExits((2, 4), "cls-tanh", False),
+        edits.AddExits((2, 4), HEAD, False),
     )
 
 

@@ -11,16 +11,19 @@ from compresskit.strategies.labels import Labels
 from compresskit.strategies.magnitude import Magnitude
 from compresskit.strategies.predictions import Predictions
 from compresskit.strategies.svd import Svd
+from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.strategies.taylor import Taylor
 from compresskit.testing import parametrize
 
 STRATEGIES = (
+    ClsTanh(),
     Entropy(threshold=0.3),
     HiddenStates(),
     HiddenStates(average="positions"),
     Labels(),
     Magnitude(),
     Magnitude(norm=2),
+    MeanTanh(),
     Predictions(),
     Predictions(temperature=2.0),
     Svd(),
