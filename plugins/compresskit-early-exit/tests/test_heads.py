@@ -1,0 +1,144 @@
+"""The heads: what every exit head must do, how many parameters they come to, and the recipes that use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_early_exit import Attention, DenseTanh, LearnedCertainty, SharedDenseTanh
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from compresskit.catalogue import load_catalogue
+from compresskit.cost import dims_of, flops, original_shape, parameters
+from compresskit.edits import AddExits
+from compresskit.testing import apply_tiny, parametrize, tiny_model
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.mark.parametrize(
+    **parametrize(DenseTanh(), SharedDenseTanh(), LearnedCertainty(), Attention(8, 2), Attention())
+)
+def test_is_a_good_strategy(check):
+    check()
+
+
+def planned(layers, hidden, edit):
+    """Parameters and dims of BERT with these sizes after the edit."""
+    config = BertConfig(
+        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=hidden // 64, intermediate_size=4 * hidden
+    )
+    anatomy = load_catalogue().anatomy("bert")
+    return dims_of(anatomy, config), original_shape(anatomy, config).after(edit)
+
+
+@pytest.mark.parametrize(("hidden", "count"), [(256, 18_218_520), (512, 56_884_248)])
+def test_deeberts_eleven_poolers(hidden, count):
+    edit = AddExits(tuple(range(1, 13)), DenseTanh(), read_out=True)
+    assert parameters(*planned(12, hidden, edit)) == count
+
+
+@pytest.mark.parametrize(("hidden", "count"), [(256, 17_494_808), (512, 53_995_032)])
+def test_pabees_one_pooler(hidden, count):
+    edit = AddExits(tuple(range(1, 13)), SharedDenseTanh(), read_out=False)
+    assert parameters(*planned(12, hidden, edit)) == count
+
+
+def test_learning_to_exit_adds_one_more_than_the_hidden_size():
+    edits = [AddExits(tuple(range(1, 13)), head, read_out=True) for head in (LearnedCertainty(), DenseTanh())]
+    counts = [parameters(*planned(12, 256, edit)) for edit in edits]
+    assert counts[0] - counts[1] == 256 + 1
+
+
+def test_fastberts_printed_flops():
+    """21,785,247,744 for BERT base, of which 41,975,808 are a head's without its last layer."""
+    without_last = Attention().macs(768, 4, 128) - 128 * 4
+    assert 2 * without_last == 41_975_808
+    dims, shape = planned(12, 768, AddExits((12,), DenseTanh(), read_out=True))
+    assert flops(dims, shape)["flops_lin"] + 2 * without_last == 21_785_247_744
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "deebert": ("steps.1.finetune.epochs=1", "steps.2.finetune.epochs=1"),
+    "berxit": ("steps.1.finetune.epochs=1", "steps.1.finetune.batch_size=16"),
+    "pabee": ("steps.1.finetune.epochs=1", "steps.0.with.patience=1"),
+    "fastbert": (
+        "steps.1.finetune.epochs=1",
+        "steps.2.finetune.epochs=1",
+        "steps.0.head={attention: {width: 8}}",
+    ),
+    "elasticbert": ("steps.1.finetune.epochs=1",),
+    "branchynet": ("steps.1.finetune.epochs=1", "steps.0.exit=[1, 2, 3]"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The output folder and the report of each recipe on a tiny model, made once."""
+    found = {}
+
+    def make(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp(name)
+            report = apply_tiny(RECIPES / f"{name}.yaml", folder, *QUICK[name], layers=3)
+            found[name] = folder / "out", report
+        return found[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_recipe_runs_and_its_model_loads(made, name):
+    out, report = made(name)
+    assert report.model.shape.exits == (1, 2, 3)
+    assert report.model.leaving is not None
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert model.untrained == ()
+    ids = torch.randint(5, 50, (4, 9), generator=torch.Generator().manual_seed(0))
+    together, alone = model(ids), [model(row[None]) for row in ids]
+    torch.testing.assert_close(together.logits, torch.cat([one.logits for one in alone]))
+    assert together.exits.tolist() == [one.exits.item() for one in alone]
+
+
+def weights(out, step):
+    return load_file(out / "steps" / step / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["deebert", "fastbert"])
+def test_o3_o4_the_second_training_leaves_all_but_the_shallow_exits_bit_for_bit(made, name):
+    out, _ = made(name)
+    before, after = weights(out, "02-finetune"), load_file(out / "model.safetensors")
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    shallow = {key for key in before if key.startswith(("exits.1.", "exits.2."))}
+    # Of two keys that are always equal only rounding could move the key's bias.
+    assert moved <= shallow
+    assert {key for key in shallow if "classifier" in key} <= moved
+    untouched = weights(out, "01-exit")
+    first = {key for key in untouched if not torch.equal(untouched[key], before[key])}
+    assert not first & shallow
+    assert any(key.startswith("network.bert.encoder") for key in first)
+
+
+def test_deeberts_poolers_begin_as_the_pre_trained_one(made):
+    out, _ = made("deebert")
+    begun = weights(out, "01-exit")
+    for number in (1, 2):
+        torch.testing.assert_close(
+            begun[f"exits.{number}.pooler.dense.weight"], begun["network.bert.pooler.dense.weight"], rtol=0, atol=0
+        )
+
+
+def test_pabees_pooler_begins_as_the_models_own_and_there_is_one():
+    from compresskit.catalogue import load_catalogue
+    from compresskit.model import wrap
+    from compresskit.surgery import perform
+
+    model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
+    own = model.network.bert.pooler.dense.weight.clone()
+    perform(AddExits((1, 2), SharedDenseTanh(), read_out=False), model)
+    torch.testing.assert_close(model.exits_share.dense.weight, own, rtol=0, atol=0)
+    assert sum("dense" in name for name in model.exits.state_dict()) == 0

@@ -1,0 +1,144 @@
+"""The scores: what every pruner must do, and what each paper's formula gives on numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_scores import DropNet, Fisher, Michel, Molchanov, Random
+
+from compresskit import UnitTrace
+from compresskit.testing import apply_tiny, parametrize
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.mark.parametrize(
+    **parametrize(
+        Random(),
+        Michel(),
+        Michel("gate", normalize=False),
+        Molchanov(),
+        Molchanov("positions"),
+        Molchanov("signed", normalize=False),
+        Fisher(),
+        Fisher("weights"),
+        DropNet(),
+    )
+)
+def test_is_a_good_strategy(check):
+    check()
+
+
+class Seen:
+    """A context that has seen one batch."""
+
+    def __init__(self, outputs, gradients, mask=None):
+        """Shapes (batch, tokens, units)."""
+        outputs, gradients = torch.tensor(outputs), torch.tensor(gradients)
+        mask = torch.ones(outputs.shape[:2]) if mask is None else torch.tensor(mask)
+        self.trace = UnitTrace(outputs.unsqueeze(-1), gradients.unsqueeze(-1), mask)
+
+    def observed(self, group, pruner):
+        return pruner.observe(self.trace).mean(dim=0)
+
+
+def scores(pruner, *seen, **more):
+    return pruner.score(None, Seen(*seen, **more)).tolist()
+
+
+# --- P8: Michel ------------------------------------------------------------------------------------------------------
+
+
+def test_p8_michel_takes_each_examples_own_gradient():
+    """Three examples with gradients 1, -1, 1 at an output of 1: 3 in all. Running sums, as in a script that never
+
+    zeroes them, would give 1 + 0 + 1 = 2, and the signed sum 1.
+    """
+    batch = ([[[1.0]], [[1.0]], [[1.0]]], [[[1.0]], [[-1.0]], [[1.0]]])
+    for reading in ("tokens", "gate"):
+        assert scores(Michel(reading, normalize=False), *batch) == [pytest.approx(3 / 3)]
+
+
+def test_p8_with_one_token_both_readings_agree_and_with_two_they_need_not():
+    alone = ([[[2.0, -3.0]]], [[[0.5, 1.0]]])
+    assert scores(Michel("tokens", False), *alone) == scores(Michel("gate", False), *alone) == [1.0, 3.0]
+    two = ([[[1.0], [1.0]]], [[[1.0], [-1.0]]])
+    assert scores(Michel("tokens", False), *two) == [2.0]
+    assert scores(Michel("gate", False), *two) == [0.0]
+
+
+def test_a_heads_entries_are_one_product_before_the_absolute_value():
+    trace = UnitTrace(torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[1.0, -1.0]]]]), torch.ones(1, 1))
+    assert Michel("tokens").observe(trace).tolist() == [[0.0]]
+
+
+# --- P10: Molchanov --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("reading", "score"), [("paper", 0.0), ("positions", 1.0), ("signed", 0.0)])
+def test_p10_positions_of_an_example_cancel_in_the_paper(reading, score):
+    assert scores(Molchanov(reading, normalize=False), [[[1.0], [1.0]]], [[[1.0], [-1.0]]]) == [score]
+
+
+@pytest.mark.parametrize(("reading", "score"), [("paper", 1.0), ("positions", 1.0), ("signed", 0.0)])
+def test_p10_examples_do_not_cancel_in_the_paper(reading, score):
+    assert scores(Molchanov(reading, normalize=False), [[[1.0]], [[1.0]]], [[[1.0]], [[-1.0]]]) == [score]
+
+
+@pytest.mark.parametrize("pruner", [Molchanov(), Michel()])
+def test_p10_a_layers_scores_have_length_one(pruner):
+    found = scores(pruner, [[[3.0, 4.0]]], [[[1.0, 1.0]]])
+    assert found == [pytest.approx(0.6), pytest.approx(0.8)]
+    assert scores(pruner, [[[0.0, 0.0]]], [[[1.0, 1.0]]]) == [0.0, 0.0]
+
+
+# --- P9: DropNet -----------------------------------------------------------------------------------------------------
+
+
+def test_p9_a_dead_unit_goes_first_and_signs_do_not_count():
+    """The signed means of the three are 0, 0 and 0.1."""
+    found = scores(DropNet(), [[[0.0, 5.0, 0.1], [0.0, -5.0, 0.1]]], [[[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
+    assert found == [0.0, 5.0, pytest.approx(0.1)]
+
+
+# --- Fisher ----------------------------------------------------------------------------------------------------------
+
+
+def test_fisher_squares_each_examples_gate_gradient():
+    """(1 * 2 + 1 * 1)^2 = 9 and (-1 * 3)^2 = 9, of which the mean is 9; the square of the mean would be 0."""
+    outputs, gradients = [[[1.0], [1.0]], [[-1.0], [0.0]]], [[[2.0], [1.0]], [[3.0], [7.0]]]
+    assert scores(Fisher(), outputs, gradients) == [9.0]
+
+
+# --- padding ---------------------------------------------------------------------------------------------------------
+
+
+PLAIN = (Michel("tokens", False), Michel("gate", False), Fisher(), DropNet())
+SIGNED = tuple(Molchanov(reading, False) for reading in ("paper", "positions", "signed"))
+
+
+@pytest.mark.parametrize("pruner", [*PLAIN, *SIGNED], ids=repr)
+def test_padding_changes_nothing(pruner):
+    outputs, gradients = [[[1.0, -2.0], [0.5, 3.0]]], [[[0.3, 0.2], [1.0, 0.1]]]
+    bare = scores(pruner, outputs, gradients)
+    padded = [[*outputs[0], [50.0, -60.0]]], [[*gradients[0], [7.0, 8.0]]]
+    assert scores(pruner, *padded, mask=[[1.0, 1.0, 0.0]]) == [pytest.approx(value) for value in bare]
+    assert min(abs(value) for value in bare) > 0.009
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_michels_recipe_cuts_heads_of_all_layers_together(tmp_path):
+    report = apply_tiny(RECIPES / "michel-heads.yaml", tmp_path, "steps.0.finetune.epochs=0.5")
+    assert sum(layer.heads for layer in report.model.shape.layers) == 5  # 0.6 of 8, rounded
+
+
+def test_molchanovs_recipe_halves_the_neurons(tmp_path):
+    quick = ("steps.0.finetune.epochs=0.5", "steps.1.repeat=2", "steps.2.epochs=0.5")
+    report = apply_tiny(RECIPES / "molchanov-neurons.yaml", tmp_path, *quick)
+    neurons = [layer.neurons for layer in report.model.shape.layers]
+    assert sum(neurons) == 64
+    assert neurons != [32, 32]
