@@ -1,0 +1,57 @@
+"""Writes a plugin to start from: a distribution that installs, passes its own tests and runs in a recipe at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Template
+
+from compresskit.errors import CompresskitError
+from compresskit.writing import saving
+
+TEMPLATES = Path(__file__).parent
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
+    """Write a distribution called `compresskit-NAME` with one strategy called NAME.
+
+    Args:
+        name: small letters, digits and hyphens.
+        kind: `pruner`, `factorizer`, `exit`, `distiller` or `exit-head`: a folder of templates beside this file.
+        folder: new or empty.
+
+    Returns:
+        The files, relative to the folder.
+
+    Raises:
+        CompresskitError: the name is none, or the folder holds something.
+    """
+    if not NAME.fullmatch(name):
+        raise CompresskitError(
+            f"'{name}' is no name for a plugin; use small letters, digits and hyphens, as in my-score"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CompresskitError(f"{folder} is there already and not empty; give another folder with --out")
+    module = f"compresskit_{name.replace('-', '_')}"
+    words = {"name": name, "module": module, "strategy": "".join(part.capitalize() for part in name.split("-"))}
+    written = {}
+    for template in (*sorted((TEMPLATES / "common").iterdir()), *sorted((TEMPLATES / kind).iterdir())):
+        target = PLACES[template.name.removesuffix(".template")].format(**words)
+        written[target] = Template(template.read_text(encoding="utf-8")).substitute(words)
+    with saving(folder):
+        for target, text in written.items():
+            path = folder / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return tuple(Path(target) for target in sorted(written))
+
+
+PLACES = {
+    "pyproject.toml": "pyproject.toml",
+    "README.md": "README.md",
+    "strategy.py": "{module}.py",
+    "recipe.yaml": "recipes/{name}.yaml",
+    "test.py": "tests/test_{module}.py",
+}
+"""Where each template goes."""
