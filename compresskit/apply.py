@@ -120,6 +120,7 @@ def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded
         job.plan.recipe.seed,
         journal.scratch(len(done) + 1),
         {name: _absolute(where, journal.out) for name, where in (done[-1].saved if done else {}).items()},
+        logs=journal.out / "logs",
     )
 
 

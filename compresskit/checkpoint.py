@@ -187,9 +187,21 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
             "use the whole checkpoint, or another one"
         )
     _refuse_nan(name, model)
+    _refuse_other_vocabulary(name, model, tokenizer)
     if missing:
         model.read_out_trained = False
     return Checkpoint(original, model.eval(), tokenizer, read_record(name))
+
+
+def _refuse_other_vocabulary(
+    name: str, model: CompressedForSequenceClassification, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows, largest = int(model.network.config.vocab_size), max(tokenizer.get_vocab().values(), default=0)
+    if largest >= rows:
+        raise CheckpointError(
+            f"{name}: its tokenizer has a token {largest}, and its word embedding {rows} rows, from 0; "
+            "the folder mixes two models, copy it again"
+        )
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -205,9 +217,11 @@ def read_record(folder: str | Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); copy the folder again") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is damaged (it holds no JSON object); copy the folder again")
     if record.get("format", 0) > FORMAT:
         raise CheckpointError(f"{path} has format {record['format']}, this version reads {FORMAT}; update compresskit")
-    return dict(record)
+    return record
 
 
 def usual_tokens(name: str) -> int:

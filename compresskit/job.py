@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from compresskit import __version__
 from compresskit.batches import Collate, Encoded, collate, encode
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Checkpoint, load
 from compresskit.data import Corpus, DataOptions, load_corpus
-from compresskit.errors import CheckpointError, DataError, RecipeError
+from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
+from compresskit.interfaces import Strategy
 from compresskit.journal import digest
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Plan, Planned, make_plan
@@ -25,6 +30,7 @@ from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
 from compresskit.verbs import Distill, Finetune, Prune, Repeat, Training, Verb
+from compresskit.wording import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Job:
             self.tokenizer.get_vocab(),
         )
         return {
-            "version": digest(__version__),
+            "version": digest(__version__, torch.__version__, transformers_version),
             "model": digest(*model),
             "training data": digest(self.corpus.fingerprint if self.corpus else None),
             "seed": digest(self.plan.recipe.seed),
@@ -107,7 +113,9 @@ class Job:
         verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
         teachers = [self.teachers.get(name) for name in _teachers(verbs)]
         origin = load_catalogue().origin
-        origins = [str(origin(type(strategy))) for verb in verbs for strategy in verb.strategies()]
+        origins = [
+            (str(origin(type(strategy))), _source(type(strategy))) for verb in verbs for strategy in verb.strategies()
+        ]
         work = [planned.iteration, [_plain(verb) for verb in verbs]]
         return {"recipe": work, "strategies": origins, "teachers": teachers}
 
@@ -123,6 +131,7 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     """
     # An untrained head is drawn at random: here the same for every seed, so that the fingerprint is of the files alone.
     torch.manual_seed(0)
+    _check_trackers(run.trackers)
     original = load(model)
     if data is None and needs_data(recipe):
         raise DataError(f"recipe {recipe.name} trains or scores on data; name labelled text with --data")
@@ -150,6 +159,19 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
             _check_training(planned.work, planned, processes)
     teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps)}
     return Job(plan, fresh, first, _fingerprint(original.model), corpus, data, options, run, teachers)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Each must be one that transformers knows and can use here."""
+    known = sorted(INTEGRATION_TO_CALLBACK)
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise CompresskitError(f"--report-to {name}: there is no such tracker{hint}; known: {', '.join(known)}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise CompresskitError(f"--report-to {name}: it is not installed here; pip install {name}") from error
 
 
 def _check_training(verb: Training, planned: Planned, processes: int) -> None:
@@ -229,6 +251,12 @@ def _flat(verbs: Sequence[Verb]) -> Iterator[Verb]:
 def _plain(verb: Verb) -> str:
     fields = {name: repr(value) for name, value in dict(verb).items() if name not in ("line", "label")}
     return json.dumps({"verb": verb.name, **fields}, sort_keys=True)
+
+
+def _source(strategy: type[Strategy]) -> str:
+    """Of the file that the strategy is written in, which its author may change without a new version."""
+    file = getattr(sys.modules[strategy.__module__], "__file__", None)
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _fingerprint(model: CompressedForSequenceClassification) -> str:

@@ -49,6 +49,8 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+NOT_TAKEN = ("inputs_embeds", "position_ids", "output_attentions", "head_mask")
+"""Arguments of transformers' models that would change an answer, or be missed in it."""
 TRAINED = "trained"
 """Name of the mark on an exit's module that says whether any training has moved its weights."""
 
@@ -235,18 +237,18 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
             state = layer(state, attention)
             above = sum(1 for exit_ in exits if exit_ >= number)
-            if gradient_equilibrium:
+            if gradient_equilibrium and above:
                 state = scale_gradient(state, 1 / above)
             states.append(state)
             if number in exits:
                 logits[number], signal = self.answer(number, state, mask)
                 signals |= {} if signal is None else {number: signal}
-            if gradient_equilibrium and number < self.depth:
+            if gradient_equilibrium and number < max(exits):
                 # The layer below sees only the exits above it, so this one's share is taken out again.
                 state = scale_gradient(state, above - (number in exits))
         return Trace(logits, tuple(states) if hidden else (), mask, signals)
 
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917 - transformers has these names, and Trainer looks for some of them
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
@@ -255,8 +257,10 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         record_exits: tuple[int, ...] | None = None,
         record_hidden: bool = False,
         gradient_equilibrium: bool = False,
-        **unused: Any,
-    ) -> CompressedOutput:
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **others: Any,
+    ) -> CompressedOutput | tuple[Any, ...]:
         """Classify a batch.
 
         Args:
@@ -264,20 +268,33 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             labels: (batch,) class numbers, or numbers for regression.
             record_exits: run the whole depth and return the logits of these exits too.
             record_hidden, gradient_equilibrium: as in `trace`; only with `record_exits`.
-            unused: other inputs that tokenizers produce and this family does not read.
+            output_hidden_states, return_dict: as in every model of transformers; hidden states at full depth only.
+            others: inputs that tokenizers produce and this family does not read.
+
+        Raises:
+            ValueError: an input that would change the answer can't be taken, or hidden states are asked for of a model
+                that leaves early.
         """
+        for name in NOT_TAKEN:
+            if others.get(name) is not None and others[name] is not False:
+                raise ValueError(f"{name} can't be given to a compressed model; leave it out")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         batch = {"input_ids": input_ids, "attention_mask": mask}
         if token_type_ids is not None:
             batch["token_type_ids"] = token_type_ids
         if record_exits is None and not self.training and self.leave_early and self.policy and self.shape.exits:
+            if output_hidden_states:
+                raise ValueError("hidden states are those of full depth; set model.leave_early = False to have them")
             logits, left = self._leave_early(batch, self.policy)
-            return CompressedOutput(self._loss(logits, labels), logits, left)
+            early = CompressedOutput(self._loss(logits, labels), logits, left)
+            return early.to_tuple() if return_dict is False else early
+        record_hidden = record_hidden or bool(output_hidden_states)
         trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = (None, None) if record_exits is None else (dict(trace.logits), dict(trace.signals))
         hidden = trace.hidden if record_hidden else None
-        return CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden)
+        output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden)
+        return output.to_tuple() if return_dict is False else output
 
     def _leave_early(self, batch: Mapping[str, Tensor], policy: ExitPolicy) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes) and exits (batch,), each example answered where it left."""

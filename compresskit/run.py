@@ -13,7 +13,7 @@ from compresskit.progress import Progress, Silent
 
 @dataclass(frozen=True)
 class Run:
-    """Everything about a run that is not in the recipe and must not change its result by more than rounding.
+    """Everything about a run that is not in the recipe. But for `max_tokens`, it changes the result by rounding only.
 
     Args:
         device: `cpu` or `cuda`.

@@ -42,6 +42,7 @@ class Workshop:
         run: device, precision, memory, progress.
         seed: of the recipe.
         scratch: where Trainer checkpoints go.
+        logs: where trackers that write files put them, a folder for each step.
     """
 
     fresh: Callable[[], Checkpoint]
@@ -54,6 +55,7 @@ class Workshop:
     scratch: Path
     saved: dict[str, str] = field(default_factory=dict)
     teachers: dict[str, Teacher] = field(default_factory=dict)
+    logs: Path | None = None
 
     def data(self) -> tuple[Encoded, Collate]:
         """The training data.
@@ -129,7 +131,9 @@ def _train(
     rows, collate = workshop.data()
     model, seed = workshop.model, step_seed(workshop.seed, number)
     before = {layer: model.head_weights(layer) for layer in model.exit_layers}
-    seconds = teach(Lesson(model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run))
+    logs = None if workshop.logs is None else workshop.logs / f"{number:02d}-{verb.name}"
+    lesson = Lesson(model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run, logs)
+    seconds = teach(lesson)
     # Not every training teaches every head: hidden states teach none, the last exit's answers only the last one.
     model.note_trained(layer for layer, weights in before.items() if not weights.equal(model.head_weights(layer)))
     return seconds
@@ -155,7 +159,8 @@ def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -
     sizes = [tuple(factor.shape) for factor in factors]
     if sizes != [(weight.shape[0], shape.rank), (shape.rank, weight.shape[1])]:
         raise PluginError(
-            f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}"
+            f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}; "
+            "correct its factor method"
         )
     edit = FactorizeEmbedding(shape.rank)
     perform(edit, workshop.model, factors)

@@ -67,14 +67,6 @@ class Terminal:
         """Something that the user should know, even when quiet."""
         self._messages.print(f"warning: {message}", style="yellow", soft_wrap=True)
 
-    def fail(self, message: str) -> None:
-        """Why the command ends here: the message alone, on lines as they are."""
-        self._messages.print(message, style="bold red", soft_wrap=True)
-
-    def print(self, text: str) -> None:
-        """A result that is text already, JSON for instance, on lines as they are."""
-        self._results.print(text, soft_wrap=True)
-
     def print_table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
         """A result in columns. Words wrap where the terminal (or 80 columns) is too narrow; numbers never do."""
         grid = Grid(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)

@@ -5,8 +5,11 @@ bf16, gradient accumulation, several processes, checkpoints and trackers are the
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ from compresskit.writing import saving
 
 SHARE = "exits_share."
 """What the names of weights that all exits use begin with."""
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+"""The variable by which transformers is told where TensorBoard's files go."""
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written. It holds the seconds of training up to there."""
 
@@ -47,6 +52,7 @@ class Lesson:
         learning_rate: after `restore`.
         seed: of this step.
         folder: where Trainer checkpoints go while it runs.
+        logs: where trackers that write files put them.
     """
 
     model: CompressedForSequenceClassification
@@ -59,6 +65,7 @@ class Lesson:
     seed: int
     folder: Path
     run: Run
+    logs: Path | None = None
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -176,7 +183,7 @@ def teach(lesson: Lesson) -> float:
     checkpoint, before = last_checkpoint(lesson.folder)
     before += time.perf_counter() - began
     processor = quick_gradients(lesson.model, lesson.run.device)
-    with quiet(), processor, lesson.run.progress.task("training", steps) as task:
+    with quiet(), logging_to(lesson.logs), processor, lesson.run.progress.task("training", steps) as task:
         trainer = LossTrainer(lesson, task, before)
         trainer.train(resume_from_checkpoint=checkpoint)
     # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next training would wrap it again. It also leaves a
@@ -192,6 +199,19 @@ def teach(lesson: Lesson) -> float:
     lesson.model.eval()
     _check_finite(lesson)
     return time.perf_counter() - trainer.began
+
+
+@contextmanager
+def logging_to(folder: Path | None) -> Iterator[None]:
+    """Have TensorBoard's files outlive the training's folder, unless the user has said where they go."""
+    if folder is None or TENSORBOARD in os.environ:
+        yield
+        return
+    os.environ[TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[TENSORBOARD]
 
 
 def _check_finite(lesson: Lesson) -> None:

@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real text: COMPRESSKIT_DATA, or ../shared/data beside the repository."""
+    """The folder of real text, from COMPRESSKIT_DATA or beside the repository."""
     named = os.environ.get("COMPRESSKIT_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not (folder / "glue").is_dir():

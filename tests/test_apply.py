@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from compresskit import apply as applying
 from compresskit import report_builder
@@ -97,6 +101,40 @@ def carry(places):
 def finished(places, carry):
     """An undisturbed run: its folder and its report."""
     return SimpleNamespace(out=places / "out", report=carry(places / "out"))
+
+
+class Diary(TrainerCallback):
+    """A tracker that writes a file, where TensorBoard's callback would."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        folder = Path(os.environ["TENSORBOARD_LOGGING_DIR"])
+        folder.mkdir(parents=True)
+        (folder / "diary").write_text("begun")
+
+
+def test_what_trackers_write_stays_with_a_folder_for_each_training(carry, tmp_path, monkeypatch, finished):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "diary", Diary)
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    carry(tmp_path / "out", run=Run(trackers=("diary",)))
+    kept = sorted(str(path.relative_to(tmp_path / "out" / "logs")) for path in tmp_path.glob("out/logs/*/*"))
+    assert kept == ["01-finetune/diary", "03-distill/diary", "06-distill/diary", "09-distill/diary"]
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
+    assert same(tmp_path / "out", finished.out)
+
+
+def test_where_the_user_says_that_trackers_write_they_write(carry, tmp_path, monkeypatch):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "diary", Diary)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "mine"))
+    (tmp_path / "recipe.yaml").write_text("recipe: 1\nsteps:\n- finetune: {epochs: 1, batch_size: 16}\n")
+    carry(tmp_path / "out", recipe=tmp_path / "recipe.yaml", run=Run(trackers=("diary",)))
+    assert (tmp_path / "mine" / "diary").is_file()
+    assert not (tmp_path / "out" / "logs").exists()
+
+
+def test_a_tracker_that_is_not_there_is_refused_before_anything_is_written(carry, tmp_path):
+    with pytest.raises(CompresskitError, match="--report-to nonsense: there is no such tracker"):
+        carry(tmp_path / "out", run=Run(trackers=("nonsense",)))
+    assert not (tmp_path / "out").exists()
 
 
 def weights(folder):

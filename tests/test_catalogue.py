@@ -31,7 +31,7 @@ def test_built_ins_come_through_the_hooks():
     assert catalogue.names("factorizer") == ["svd"]
     assert catalogue.names("exit-policy") == ["entropy"]
     assert catalogue.names("distiller") == ["hidden-states", "labels", "predictions"]
-    assert catalogue.names("architecture") == ["bert", "distilbert", "electra", "roberta", "xlm-roberta"]
+    assert {"bert", "distilbert", "electra", "roberta", "xlm-roberta"} <= set(catalogue.names("architecture"))
     assert catalogue.strategy("pruner", "taylor") is Taylor
     assert catalogue.anatomy("bert") is BERT
     assert catalogue.origin(Taylor) == catalogue.origin(BERT) == Origin("compresskit", compresskit.__version__)
@@ -82,6 +82,7 @@ def test_plugin_is_found_with_its_origin(installed):
 @pytest.mark.parametrize(("named", "found"), [("", False), ("good", True), (" good ,", True), (None, True)])
 def test_variable_names_the_plugins_to_load(installed, monkeypatch, named, found):
     installed(HERE / "good_plugin")
+    monkeypatch.delenv("COMPRESSKIT_PLUGINS")
     if named is not None:
         monkeypatch.setenv("COMPRESSKIT_PLUGINS", named)
     from compresskit import catalogue

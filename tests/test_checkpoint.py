@@ -60,6 +60,13 @@ def take_out(*names):
     return lambda folder: [(folder / name).unlink() for name in names]
 
 
+def larger_tokenizer(folder):
+    path = folder / "tokenizer.json"
+    told = json.loads(path.read_text())
+    told["model"]["vocab"]["zebra"] = 300
+    path.write_text(json.dumps(told))
+
+
 def pickle_weights(folder):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -241,6 +248,17 @@ def test_loading_is_quiet_and_leaves_the_volume_alone(folder, capfd):
             (
                 f"{{}}/{RECORD} is damaged (Expecting property name enclosed in double quotes: "
                 "line 1 column 2 (char 1)); copy the folder again"
+            ),
+        ),
+        (
+            write(RECORD, b"[1]"),
+            f"{{}}/{RECORD} is damaged (it holds no JSON object); copy the folder again",
+        ),
+        (
+            larger_tokenizer,
+            (
+                "{}: its tokenizer has a token 300, and its word embedding 143 rows, from 0; "
+                "the folder mixes two models, copy it again"
             ),
         ),
         (

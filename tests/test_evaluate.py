@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from compresskit.batches import collate, encode
+from compresskit.catalogue import load_catalogue
 from compresskit.cost import dims_of, flops, original_shape
 from compresskit.data import Rows
 from compresskit.errors import RecipeError
@@ -23,7 +24,7 @@ from compresskit.speed import EARLY, FULL
 from compresskit.testing import tiny_compressed, tiny_tokenizer
 from compresskit.testing.text import sentences
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = load_catalogue([]).names("architecture")
 ROWS = 40
 TASK = Task("classification", ("no", "yes"), "accuracy")
 PADDED = collate(0)

@@ -8,21 +8,16 @@ import pytest
 import torch
 import transformers
 
+from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import load, save
 from compresskit.edits import CutLayers
 from compresskit.errors import CheckpointError
 from compresskit.export import export
 from compresskit.surgery import perform
-from compresskit.testing import save_tiny, tiny_compressed, tiny_tokenizer
+from compresskit.testing import save_tiny, tiny_compressed, tiny_model, tiny_tokenizer
 from compresskit.testing.text import sentences
 
-CLASSES = {
-    "bert": "BertForSequenceClassification",
-    "roberta": "RobertaForSequenceClassification",
-    "xlm-roberta": "XLMRobertaForSequenceClassification",
-    "electra": "ElectraForSequenceClassification",
-    "distilbert": "DistilBertForSequenceClassification",
-}
+CLASSES = {family: type(tiny_model(family)).__name__ for family in load_catalogue([]).names("architecture")}
 EXITS = (1, 2, 3)
 
 

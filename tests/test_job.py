@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from compresskit.cost import count, parameters
 from compresskit.data import DataOptions
@@ -14,6 +17,7 @@ from compresskit.errors import CheckpointError, CompresskitError, DataError, Rec
 from compresskit.job import prepare
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
+from compresskit.strategies import magnitude
 from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.testing import save_tiny, tiny_text
 
@@ -117,11 +121,59 @@ def test_a_run_tells_what_makes_it_another(job, change, named):
     [
         (Run(max_tokens=64), 0),
         (Run(bf16=True), 0),
-        (Run(cache_bytes=0, checkpoint_steps=7, trackers=("tensorboard",)), 4),
+        (Run(cache_bytes=0, checkpoint_steps=7, trackers=("fake",)), 4),
     ],
 )
-def test_what_can_change_the_result_counts(job, run, equal):
+def test_what_can_change_the_result_counts(job, run, equal, monkeypatch):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "fake", TrainerCallback)
     assert equal_steps(job(), job(run=run)) == equal
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.__version__", "compresskit.job.transformers_version", "compresskit.job.__version__"]
+)
+def test_versions_count(job, monkeypatch, name):
+    one = job()
+    before, steps = one.digest(), one.digests()
+    monkeypatch.setattr(name, "0.0.1")
+    other = job()
+    assert not set(steps) & set(other.digests())
+    assert [part for part, found in before.items() if found != other.digest()[part]] == ["version"]
+
+
+def test_the_device_counts(job):
+    one, other = job(), job()
+    other = replace(other, run=replace(other.run, device="cuda"))
+    assert equal_steps(one, other) == 0
+
+
+def test_a_strategy_whose_file_changed_counts_from_its_step_on(job, monkeypatch, tmp_path):
+    """Its author edits it and runs the recipe again, without a new version."""
+    edited = tmp_path / "magnitude.py"
+    edited.write_text(Path(magnitude.__file__).read_text() + "# one more thought\n")
+    one = job()
+    before, steps = one.digest(), one.digests()
+    monkeypatch.setattr(magnitude, "__file__", str(edited))
+    other = job()
+    assert [same == now for same, now in zip(steps, other.digests(), strict=True)] == [True, True, True, False]
+    assert [part for part, found in before.items() if found != other.digest()[part]] == ["strategies"]
+
+
+def test_trackers_that_are_not_there_are_refused(job, monkeypatch):
+    class Missing(TrainerCallback):
+        def __init__(self):
+            raise RuntimeError("Missing requires something to be installed.")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "missing", Missing)
+    with pytest.raises(CompresskitError) as error:
+        job(run=Run(trackers=("missing",)))
+    assert str(error.value) == "--report-to missing: it is not installed here; pip install missing"
+    with pytest.raises(CompresskitError) as error:
+        job(run=Run(trackers=("tensorbord",)))
+    assert str(error.value) == (
+        "--report-to tensorbord: there is no such tracker (did you mean 'tensorboard'?); known: "
+        f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+    )
 
 
 def test_weights_labels_and_rows_count(job, places, tmp_path):

@@ -21,7 +21,7 @@ from compresskit.strategies.svd import Svd
 from compresskit.surgery import perform, word_embedding
 from compresskit.testing import tiny_model, tiny_tokenizer
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = load_catalogue([]).names("architecture")
 TEXTS = ["the film was so good", "this story seemed rather dull to me today", "fine"]
 NAMES = {0: "awful", 1: "middling", 2: "splendid"}
 
@@ -131,6 +131,29 @@ def test_the_attention_asked_for_is_the_one_used(saved):
     with torch.no_grad():
         torch.testing.assert_close(loaded(**batch).logits, model(**batch).logits)
         assert torch.equal(loaded(**batch).exits, model(**batch).exits)
+
+
+@pytest.mark.parametrize("name", ["inputs_embeds", "position_ids", "output_attentions", "head_mask"])
+def test_what_would_change_an_answer_is_refused_and_not_passed_over(saved, name):
+    model = AutoModelForSequenceClassification.from_pretrained(saved()[1])
+    ids = torch.tensor([[2, 7, 3]])
+    with pytest.raises(ValueError) as error:
+        model(ids, **{name: torch.ones(1, 3)})
+    assert str(error.value) == f"{name} can't be given to a compressed model; leave it out"
+    assert model(ids, **{name: None}).logits.shape == (1, 3)
+
+
+def test_hidden_states_and_tuples_are_had_as_from_every_model(saved):
+    model = AutoModelForSequenceClassification.from_pretrained(saved()[1])
+    ids = torch.tensor([[2, 7, 3]])
+    with pytest.raises(ValueError) as error:
+        model(ids, output_hidden_states=True)
+    assert str(error.value) == "hidden states are those of full depth; set model.leave_early = False to have them"
+    assert torch.equal(model(ids, return_dict=False)[0], model(ids).logits)
+    model.leave_early = False
+    found = model(ids, output_hidden_states=True)
+    assert [state.shape for state in found.hidden_states] == [(1, 3, 32)] * (model.depth + 1)
+    assert torch.equal(model(ids, return_dict=False)[0], found.logits)
 
 
 def test_saving_a_loaded_model_again_changes_nothing(saved, tmp_path):

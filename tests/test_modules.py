@@ -24,7 +24,7 @@ from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform
 from compresskit.testing import tiny_model
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = load_catalogue([]).names("architecture")
 LENGTHS = (9, 2, 12, 5, 3, 7, 12, 4, 6, 2, 10, 8, 3, 11, 5, 4)
 
 CLS = ClsTanh()
@@ -414,6 +414,31 @@ def test_g1_layer_k_receives_the_mean_of_the_gradients_of_the_exits_above(family
         above = [single[n][place] for n in exits if n >= layer]
         expected = sum(above) / len(above)
         torch.testing.assert_close(found[place], expected, rtol=1e-8, atol=1e-12, msg=lambda m, at=name: f"{at}: {m}")
+
+
+def test_g1_hidden_states_get_their_own_layers_factor_and_the_embedding_none():
+    """A loss of h_0 alone moves the embedding as without equilibrium; one of h_k moves layer k by 1 / exits above."""
+    model = wrapped(exits=(1, 2, 3), layers=3).double()
+    batch = texts(model, (3, 6, 4, 5))
+    word = model.network.bert.embeddings.word_embeddings.weight
+    first = [layer.output.dense.weight for layer in layers(model.anatomy, model.network)]
+    for k, weight in enumerate((word, *first)):
+        plain, balanced = (
+            torch.autograd.grad(model.trace(batch, True, None, on).hidden[k].square().sum(), weight)[0]
+            for on in (False, True)
+        )
+        torch.testing.assert_close(balanced, plain / (1 if k == 0 else 3 - k + 1))
+
+
+def test_g1_layers_above_the_last_exit_that_counts_are_left_alone():
+    model = wrapped(exits=(1, 2, 3), layers=3).double()
+    batch = texts(model, (3, 6, 4, 5))
+    weight = layers(model.anatomy, model.network)[2].output.dense.weight
+    plain, balanced = (
+        torch.autograd.grad(model.trace(batch, True, (1, 2), on).hidden[3].square().sum(), weight)[0]
+        for on in (False, True)
+    )
+    torch.testing.assert_close(balanced, plain)
 
 
 def test_g1_exit_heads_and_forward_values_are_not_rescaled():

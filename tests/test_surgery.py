@@ -31,7 +31,7 @@ from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform, reshape, word_embedding
 from compresskit.testing import tiny_model
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = load_catalogue([]).names("architecture")
 EXITS = AddExits((1, 2), ClsTanh(), False)
 EXITS_RULE = (
     "must be different layers in rising order, from 1 up, the last of them the model's last, 2; correct the list"

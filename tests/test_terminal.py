@@ -48,38 +48,30 @@ def drawn(text: str) -> list[str]:
 def test_results_go_to_stdout_and_messages_to_stderr(capsys):
     shown = Terminal()
     shown.print_table("Scores", ["exit", "accuracy"], [["layer 1", "0.7"]])
-    shown.print('{"value": 0.7}')
     shown.say("hello")
     shown.warn("slow disk")
-    shown.fail("no such file")
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("Scores")
-    assert out.splitlines()[-1] == '{"value": 0.7}'
-    assert err == "hello\nwarning: slow disk\nno such file\n"
+    assert err == "hello\nwarning: slow disk\n"
 
 
-def test_quiet_keeps_results_warnings_and_errors(capsys):
+def test_quiet_keeps_results_and_warnings(capsys):
     shown = Terminal(quiet=True)
     with shown.task("distill", 2) as task:
         task.advance(2)
         task.update("distill more")
     shown.say("hello")
     shown.warn("slow disk")
-    shown.fail("no such file")
-    shown.print("result")
-    assert capsys.readouterr() == ("result\n", "warning: slow disk\nno such file\n")
+    shown.print_table("", ["exit", "accuracy"], [["layer 1", "0.7"]])
+    out, err = capsys.readouterr()
+    assert "layer 1" in out
+    assert err == "warning: slow disk\n"
 
 
 def test_messages_are_printed_as_they_are(capsys):
     message = "recipes/half.yaml: 1 mistake\n  line 6: steps[1] [bold]prune[/bold] :smile: " + "x" * 200
-    Terminal().fail(message)
-    assert capsys.readouterr().err == message + "\n"
-
-
-def test_json_is_printed_as_it_is(capsys):
-    text = '{"tokens": ["[CLS]", "[/CLS]"], "long": "' + "y" * 200 + '"}'
-    Terminal().print(text)
-    assert capsys.readouterr().out == text + "\n"
+    Terminal().warn(message)
+    assert capsys.readouterr().err == f"warning: {message}\n"
 
 
 def test_a_table_in_full():
@@ -132,14 +124,13 @@ def test_a_report_fits_in_80_columns():
 
 def test_colour_on_a_terminal_unless_no_color(monkeypatch):
     screen = Screen()
-    Terminal(messages=screen).fail("wrong")
-    assert screen.getvalue() == "\x1b[1;31mwrong\x1b[0m\n"
+    Terminal(messages=screen).warn("wrong")
+    assert screen.getvalue() == "\x1b[33mwarning: wrong\x1b[0m\n"
     monkeypatch.setenv("NO_COLOR", "1")
     screen = Screen()
-    Terminal(messages=screen).fail("wrong")
-    assert "\x1b[31" not in screen.getvalue()
-    assert "31m" not in screen.getvalue()
-    assert plain(screen.getvalue()) == "wrong\n"
+    Terminal(messages=screen).warn("wrong")
+    assert "33m" not in screen.getvalue()
+    assert plain(screen.getvalue()) == "warning: wrong\n"
 
 
 def test_off_a_terminal_a_line_comes_now_and_then():

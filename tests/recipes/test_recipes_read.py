@@ -43,6 +43,47 @@ def test_what_ships():
     }
 
 
+ASSISTANT = [
+    ("finetune", 4, 5e-5, {}),
+    ("distill", 1, 5e-5, {"hidden-states": (1, 0)}),
+    ("distill", 4, 5e-5, {"predictions": (0.5, 0), "labels": (0.5, 0)}),
+]
+ROUND = ("distill", 1, 5e-5, {"hidden-states": (1, 0), "predictions": (1, 0.5)})
+RECOVERY = [
+    ("distill", 10, 1e-4, {"hidden-states": (1, 0)}),
+    ("distill", 6, 5e-5, {"hidden-states": (1, 0), "predictions": (1, 0)}),
+]
+
+
+@pytest.mark.parametrize("name", ["cost-eff-8x", "cost-eff-2x"])
+def test_the_methods_trainings_in_numbers(name):
+    """Epochs, learning rate, and weight and beginning of each loss, as decision 6 tells them."""
+    told = [
+        (step.name, step.epochs, step.learning_rate, {key: (loss.weight, loss.after) for key, loss in step.by.items()})
+        for step in steps_of(read_recipe(name))
+        if isinstance(step, Training)
+    ]
+    assert told == [*ASSISTANT, ROUND, *RECOVERY]
+
+
+def test_a_trainings_defaults_are_those_of_the_released_code():
+    """Weight decay, clipping, warm-up and linear schedule; batch and rate are its first of each."""
+    step = Finetune(epochs=1)
+    assert (step.weight_decay, step.max_grad_norm, step.warmup, step.schedule) == (0.01, 1.0, 0.1, "linear")
+    assert (step.batch_size, step.learning_rate, step.gradient_equilibrium, step.restore) == (32, 2e-5, True, 0.0)
+
+
+@pytest.mark.parametrize("name", ["cost-eff-8x", "cost-eff-2x"])
+def test_the_methods_scores_in_numbers(name):
+    scored = [step for step in steps_of(read_recipe(name)) if isinstance(step, Prune)]
+    assert [step.target for step in scored] == ["heads", "neurons"]
+    for step in scored:
+        weights = {key: loss.weight for key, loss in step.loss.items()}
+        assert weights == {"predictions": 0.9, "labels": 0.1, "hidden-states": 1}
+        assert (step.portion, step.batch_size, step.by.reading) == (0.3, 32, "released")
+        assert step.loss["hidden-states"].distiller.average == "positions"
+
+
 def test_the_method_needs_data_and_its_shape_alone_does_not():
     method = [name for name in recipes_shipped() if name.startswith("cost-eff")]
     assert all(needs_data(read_recipe(name)) for name in method)

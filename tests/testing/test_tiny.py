@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import load
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import LayerShape
 from compresskit.testing import WORDS, apply_tiny, save_tiny, tiny_compressed, tiny_model, tiny_text, tiny_tokenizer
 from compresskit.testing.text import OPINIONS
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = load_catalogue([]).names("architecture")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
