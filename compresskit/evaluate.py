@@ -74,6 +74,27 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What was answered to each row, in the order of the rows: class ids, or numbers for regression.
+
+    Args:
+        labels: what is right.
+        last: at full depth.
+        early: leaving early by the policy as it is, or None.
+        exits: 1-based layer at which each row left, or None.
+    """
+
+    labels: tuple[float, ...]
+    last: tuple[float, ...]
+    early: tuple[float, ...] | None = None
+    exits: tuple[int, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `compresskit evaluate --answers` writes, beside the task."""
+        return {"labels": self.labels, "answers": self.last, "leaving_early": self.early, "exits": self.exits}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The result of `evaluate`.
 
@@ -87,6 +108,7 @@ class Evaluation:
         own: the point at the policy as it is, or None.
         confusion: at the last exit: rows of each class (outer) that were taken for each class (inner).
         milliseconds: measured on these rows, or empty.
+        answers: each row's, or None.
     """
 
     task: Task
@@ -98,6 +120,7 @@ class Evaluation:
     own: Point | None
     confusion: tuple[tuple[int, ...], ...]
     milliseconds: tuple[Milliseconds, ...] = ()
+    answers: Answers | None = None
 
     @property
     def value(self) -> float:
@@ -171,8 +194,33 @@ def evaluate(
         policy={"by": policy.name, **options_of(type(policy)).dump_python(policy, mode="json")} if policy else None,
         own=points[0] if points else None,
         confusion=confusion(task, said[last], labels),
+        answers=_answers(policy, logits, signals, labels, task),
         milliseconds=time_rows(model, rows, collate, run).model if latency else (),
     )
+
+
+def _answers(
+    policy: ExitPolicy | None,
+    logits: Mapping[int, Tensor],
+    signals: Mapping[int, Tensor],
+    labels: Tensor,
+    task: Task,
+) -> Answers:
+    last = max(logits)
+    truth, final = tuple(labels.tolist()), tuple(predictions(task, logits[last]).tolist())
+    if policy is None:
+        return Answers(truth, final)
+    left = simulate(policy, logits, last, signals)
+    early = predictions(task, _left_with(logits, left))
+    return Answers(truth, final, tuple(early.tolist()), tuple(left.tolist()))
+
+
+def _left_with(logits: Mapping[int, Tensor], left: Tensor) -> Tensor:
+    """(rows, outputs) of the exit at which each row left."""
+    answers = logits[max(logits)].clone()
+    for number, answer in logits.items():
+        answers[left == number] = answer[left == number]
+    return answers
 
 
 def exit_answers(
@@ -281,10 +329,7 @@ def _point(
     costs: _Costs,
 ) -> Point:
     left = simulate(policy, logits, max(logits), signals)
-    answers = logits[max(logits)].clone()
-    for number, answer in logits.items():
-        answers[left == number] = answer[left == number]
-    said = predictions(task, answers)
+    said = predictions(task, _left_with(logits, left))
     metrics = score(task, said, labels)
     histogram = {number: int((left == number).sum()) for number in logits}
     return Point(

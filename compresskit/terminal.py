@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 30.0
 """Seconds between two lines about one task where there is no terminal to draw a bar on."""
+
+
+class Board:
+    """A table of work under way."""
+
+    def __init__(self, columns: Sequence[str], show: Callable[[Sequence[tuple[str, ...]]], None]) -> None:
+        self.columns = tuple(columns)
+        self.show = show
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
 
 
 class Terminal:
@@ -57,6 +75,31 @@ class Terminal:
         if self._messages.is_terminal and not self._messages.is_dumb_terminal:
             return self._bar(description, total)
         return self._lines(description, total)
+
+    def board(self, columns: Sequence[str]) -> AbstractContextManager[Board]:
+        """A table that changes on a terminal; a line for each row that has changed elsewhere; nothing when quiet."""
+        if self._quiet:
+            return nullcontext(Board(columns, lambda rows: None))
+        if self._messages.is_terminal and not self._messages.is_dumb_terminal:
+            return self._live_board(columns)
+        return nullcontext(Board(columns, self._changed_rows()))
+
+    @contextmanager
+    def _live_board(self, columns: Sequence[str]) -> Iterator[Board]:
+        with Live(console=self._messages, refresh_per_second=4, transient=True) as live:
+            yield Board(columns, lambda rows: live.update(_grid(columns, rows)))
+
+    def _changed_rows(self) -> Callable[[Sequence[tuple[str, ...]]], None]:
+        shown: set[tuple[str, ...]] = set()
+
+        def show(rows: Sequence[tuple[str, ...]]) -> None:
+            for row in rows:
+                # What waits has nothing to tell, and how far a run is would be a line for every step.
+                if row[:-1] not in shown and row[-2] != "waiting":
+                    shown.add(row[:-1])
+                    self._messages.print(" ".join(filter(None, row)), soft_wrap=True)
+
+        return show
 
     def say(self, message: str) -> None:
         """A message, unless quiet."""

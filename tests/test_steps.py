@@ -402,7 +402,9 @@ def test_factors_of_another_size_are_refused(bench):
     with pytest.raises(PluginError) as error:
         bench.do("{factorize: word-embeddings, by: svd, rank: 3}", change=by(Thick()))
     words = bench.model.network.config.vocab_size
-    assert str(error.value) == (f"factorizer 'thick' returned [({words}, 32), (32, 32)] for rank 3 of ({words}, 32)")
+    assert str(error.value) == (
+        f"factorizer 'thick' returned [({words}, 32), (32, 32)] for rank 3 of ({words}, 32); correct its factor method"
+    )
 
 
 def test_training_and_scoring_without_data_is_refused(tmp_path):

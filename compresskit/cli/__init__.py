@@ -35,6 +35,7 @@ from compresskit.cli.options import (
     terminal_for,
     timing_option,
 )
+from compresskit.cli.sweep import sweep
 from compresskit.errors import CheckpointError, CompresskitError
 
 if TYPE_CHECKING:
@@ -160,12 +161,13 @@ def report(
 @data_options
 @option("--seed", type=click.IntRange(0, SEEDS), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
 @option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
+@option("--answers", type=folder, metavar="FILE", help="Write each row's label, answer and exit as JSON.")
 @timing_option
 @run_options
 @json_option
 def evaluate(
-    *, model: str, data: str, options: DataOptions, seed: int, thresholds: str | None, timing: bool, run: Run,
-    terminal: Terminal, as_json: bool,
+    *, model: str, data: str, options: DataOptions, seed: int, thresholds: str | None, answers: Path | None,
+    timing: bool, run: Run, terminal: Terminal, as_json: bool,
 ) -> None:  # fmt: skip
     """Score a model on labelled text: at every exit, and at every threshold."""
     from compresskit.batches import collate, encode
@@ -173,6 +175,7 @@ def evaluate(
     from compresskit.evaluate import evaluate as evaluate_model
     from compresskit.evaluate import settings
     from compresskit.views import evaluation_tables
+    from compresskit.writing import saving
 
     tried = _numbers(thresholds)
     ready = _load(model, run)
@@ -183,6 +186,10 @@ def evaluate(
     rows = encode(corpus.eval, ready.tokenizer, run.max_tokens, "token_type_ids" in ready.model.input_names)
     padded = collate(ready.tokenizer.pad_token_id, ready.tokenizer.pad_token_type_id)
     found = evaluate_model(ready.model, rows, padded, corpus.task, run, tried, timing)
+    if answers is not None and found.answers is not None:
+        told = {"task": corpus.task.kind, "classes": list(corpus.task.labels)} | found.answers.to_json()
+        with saving(answers):
+            answers.write_text(json.dumps(told), encoding="utf-8")
     if as_json:
         _print_json(found.to_json())
     else:
@@ -231,6 +238,9 @@ def predict(
         _print_json([row | asdict(answer) for row, answer in zip(named, answers, strict=True)])
     else:
         _print_tables(terminal, [prediction_table(given, answers)])
+
+
+cli.add_command(sweep)
 
 
 @cli.command()

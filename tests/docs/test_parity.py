@@ -110,7 +110,7 @@ def test_recipes_named_in_pages_exist():
 def test_commands_named_in_pages_exist():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"(?:`|\$ |^    )compresskit ([a-z]+)", text, flags=re.MULTILINE):
+        for name in re.findall(r"(?:`|\$ |^    )compresskit ([a-z]+(?:-[a-z]+)*)", text, flags=re.MULTILINE):
             assert name in cli.commands, f"{page.relative_to(ROOT)}: compresskit {name}"
 
 

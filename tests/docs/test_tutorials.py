@@ -146,6 +146,7 @@ def test_the_architecture_of_the_how_to_works(tmp_path, monkeypatch):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: compresskit-camembert\nVersion: 0.1.0\n")
     (metadata / "entry_points.txt").write_text("[compresskit]\ncamembert = compresskit_camembert\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COMPRESSKIT_PLUGINS", "camembert")
     catalogue._load_once.cache_clear()
     try:
         namespace = {}

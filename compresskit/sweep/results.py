@@ -1,0 +1,249 @@
+"""What the runs of a sweep came to: means over seeds, differences that can be told, and who is dominated."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from compresskit.tables import Table
+
+CONVENTION = "flops_all"
+RESAMPLES = 10_000
+"""Of the paired bootstrap."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one run answered to each row that it was evaluated on.
+
+    Args:
+        right: whether the last exit's answer is the label; for regression nothing is right or wrong, and it is empty.
+    """
+
+    right: tuple[bool, ...]
+
+    @staticmethod
+    def read(path: Path) -> Answers:
+        """As `compresskit evaluate --answers` wrote them."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["task"] == "regression":
+            return Answers(())
+        return Answers(tuple(said == label for said, label in zip(told["answers"], told["labels"], strict=True)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a run compares with another on the same rows, all seeds together.
+
+    Args:
+        points: mean difference of the accuracies.
+        low, high: the middle 95 % of the paired bootstrap's.
+        p: of McNemar's exact test on the rows that one of them got right, or right with more seeds, and not the other.
+        rows: that were compared.
+    """
+
+    points: float
+    low: float
+    high: float
+    p: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe on one checkpoint and one data set, all seeds together.
+
+    Args:
+        values: of the task's metric at full depth, one a seed.
+        early: of the same, leaving early; empty where nobody does.
+        parameters: how many times fewer than the original's.
+        flops: FLOPs reduction at full depth.
+        flops_early: FLOPs reduction leaving early, the mean over seeds, or None.
+        milliseconds: per example by (label, batch), the mean over seeds.
+        sweep: of each seed, the points (FLOPs reduction, value) of leaving early at every setting.
+    """
+
+    data: str
+    checkpoint: str
+    run: str
+    metric: str
+    values: tuple[float, ...]
+    early: tuple[float, ...]
+    parameters: float
+    flops: float
+    flops_early: float | None
+    milliseconds: Mapping[tuple[str, int], float]
+    sweep: tuple[tuple[tuple[float, float], ...], ...]
+    difference: Difference | None = None
+
+    @property
+    def mean(self) -> float:
+        """Of the values."""
+        return statistics.mean(self.values)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds, of two or more."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def cells(lines: Sequence[Mapping[str, Any]], out: Path, against: str | None) -> list[Cell]:
+    """The finished runs, seeds put together, in the order of the lines."""
+    done = [line for line in lines if line["state"] == "done"]
+    order = {place: number for number, place in reversed(list(enumerate(map(_place, done))))}
+    found = []
+    for _, group in groupby(sorted(done, key=lambda line: order[_place(line)]), key=_place):
+        mine = list(group)
+        theirs = [line for line in done if line["run"] == against and _place(line)[:2] == _place(mine[0])[:2]]
+        found.append(_cell(mine, _difference(mine, theirs, out) if mine[0]["run"] != against else None))
+    return found
+
+
+def _place(line: Mapping[str, Any]) -> tuple[str, str, str]:
+    return line["data"], line["checkpoint"], line["run"]
+
+
+def _cell(lines: Sequence[Mapping[str, Any]], difference: Difference | None) -> Cell:
+    first = lines[0]
+    evaluations = [line["evaluation"] for line in lines]
+    points = [evaluation["operating_point"] for evaluation in evaluations if evaluation["operating_point"]]
+    before, after = first["report"]["original"], first["report"]["model"]
+    times: dict[tuple[str, int], list[float]] = {}
+    for evaluation in evaluations:
+        for time in evaluation["milliseconds"]:
+            times.setdefault((time["label"], time["batch"]), []).append(time["median"])
+    return Cell(
+        data=first["data"],
+        checkpoint=first["checkpoint"],
+        run=first["run"],
+        metric=evaluations[0]["metric"],
+        values=tuple(evaluation["value"] for evaluation in evaluations),
+        early=tuple(point["value"] for point in points),
+        parameters=before["parameters"] / after["parameters"],
+        flops=before["flops"][CONVENTION] / after["flops"][CONVENTION],
+        flops_early=statistics.mean(point["flops_reduction"] for point in points) if points else None,
+        milliseconds={key: statistics.mean(found) for key, found in times.items()},
+        sweep=tuple(
+            tuple((point["flops_reduction"], point["value"]) for point in evaluation["sweep"])
+            for evaluation in evaluations
+        ),
+        difference=difference,
+    )
+
+
+def _difference(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], out: Path) -> Difference | None:
+    """Of runs with the same seeds, where both answered the same rows."""
+    by_seed = {line["seed"]: line for line in theirs}
+    each: list[list[int]] = []
+    for line in mine:
+        if line["seed"] in by_seed:
+            ours, other = (Answers.read(out / f"{one['folder']}.answers.json") for one in (line, by_seed[line["seed"]]))
+            if len(ours.right) == len(other.right) > 0:
+                each.append([int(a) - int(b) for a, b in zip(ours.right, other.right, strict=True)])
+    if not each or len({len(rows) for rows in each}) > 1:
+        return None
+    return compare([statistics.mean(row) for row in zip(*each, strict=True)])
+
+
+def compare(rows: Sequence[float], resamples: int = RESAMPLES) -> Difference:
+    """The difference of two accuracies on the same rows.
+
+    Rows are what is drawn, not answers: those of several seeds to one row stand or fall together.
+
+    Args:
+        rows: of each row, how often we are right minus how often they are, from -1 to 1, the mean over seeds.
+        resamples: of the bootstrap, whose draws are the same every time.
+    """
+    import numpy as np
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    each = np.asarray(rows, dtype=np.float64)
+    # Few values occur, so a resample is as many counts and need not be drawn row by row.
+    values, counts = np.unique(each, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), size=resamples)
+    low, high = np.quantile(drawn @ values / len(each), (0.025, 0.975))
+    won, lost = int((each > 0).sum()), int((each < 0).sum())
+    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return Difference(float(each.mean()), float(low), float(high), p, len(each))
+
+
+def dominated(cell: Cell, others: Sequence[Cell]) -> bool:
+    """Whether another run on the same checkpoint and data is no worse in score and FLOPs, and better in one of them."""
+    mine = (cell.mean, cell.flops)
+    rivals = [(o.mean, o.flops) for o in others if (o.data, o.checkpoint) == (cell.data, cell.checkpoint)]
+    return any(all(a >= b for a, b in zip(rival, mine, strict=True)) and rival != mine for rival in rivals)
+
+
+def at_reduction(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    """The value at a FLOPs reduction, between the two settings next to it; None outside of what was swept."""
+    ordered = sorted(points)
+    for (x0, y0), (x1, y1) in pairwise(ordered):
+        if x0 <= wanted <= x1:
+            return y1 if x1 == x0 else y0 + (y1 - y0) * (wanted - x0) / (x1 - x0)
+    return next((y for x, y in ordered if x == wanted), None)
+
+
+def tables(found: Sequence[Cell], against: str | None) -> list[Table]:
+    """Scores and costs for each checkpoint and data set."""
+    made = []
+    for (data, checkpoint), group in groupby(found, key=lambda cell: (cell.data, cell.checkpoint)):
+        mine = list(group)
+        made += [_scores(f"{data}, {checkpoint}", mine, against), _costs(f"{data}, {checkpoint}: costs", mine)]
+    return made
+
+
+def _scores(title: str, found: Sequence[Cell], against: str | None) -> Table:
+    columns = ["run", found[0].metric, "leaving early"]
+    if against is not None:
+        columns += [f"points against {against}", "p"]
+    rows = []
+    for cell in found:
+        row = [("· " if dominated(cell, found) else "") + cell.run, _plus_minus(cell.values), _plus_minus(cell.early)]
+        rows.append((*row, *(_told(cell.difference) if against is not None else ())))
+    seeds = max(len(cell.values) for cell in found)
+    notes = [f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
+    if any(cell.difference for cell in found):
+        n = max(cell.difference.rows for cell in found if cell.difference)
+        notes.append(f"Points of accuracy with 95 % intervals (paired bootstrap) and McNemar's p, on {n:,} rows.")
+    if any(dominated(cell, found) for cell in found):
+        notes.append("A dot marks runs that another one beats in score and FLOPs.")
+    return Table(title, tuple(columns), tuple(rows), " ".join(notes))
+
+
+def _costs(title: str, found: Sequence[Cell]) -> Table:
+    columns = ("run", "parameters", "FLOPs", "leaving early", "ms, batch 1", "ms, batch 32")
+    rows = []
+    for cell in found:
+        early = "" if cell.flops_early is None else f"{cell.flops_early:.2f}"
+        sizes = (f"{cell.parameters:.2f}", f"{cell.flops:.2f}", early)
+        rows.append((cell.run, *sizes, *(_fastest(cell, batch) for batch in (1, 32))))
+    note = (
+        f"How many times fewer than the original's ({CONVENTION}, 128 tokens); ms per example, early where they leave."
+    )
+    return Table(title, columns, tuple(rows), note)
+
+
+def _plus_minus(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _fastest(cell: Cell, batch: int) -> str:
+    times = [time for (label, size), time in cell.milliseconds.items() if size == batch]
+    return f"{times[-1]:.2f}" if times else ""
+
+
+def _told(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["", ""]
+    return [
+        f"{100 * difference.points:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})",
+        f"{difference.p:.3f}",
+    ]

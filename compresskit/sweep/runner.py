@@ -1,0 +1,264 @@
+"""Does the runs of a study in processes of their own, some side by side, and keeps one line of JSON for each.
+
+Stopped at any moment, it goes on: a finished run is a line in `results.jsonl`, and a run that was under way continues
+as `compresskit apply` does. Runs of one checkpoint, data set and seed take over each other's first steps where they are
+the same, so a teacher or an assistant is trained once; who would need one that is just being trained waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, Protocol, TextIO
+
+from compresskit.errors import CompresskitError
+from compresskit.plan import Plan
+from compresskit.sweep.study import Study, StudyRun
+from compresskit.writing import saving
+
+RESULTS = "results.jsonl"
+State = Literal["waiting", "running", "evaluating", "timing", "done", "failed"]
+BEAT = 0.2
+"""Seconds between two looks at what runs."""
+
+
+class Board(Protocol):
+    """Someone who shows how far the runs are."""
+
+    def show(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """One row a run: name, state, how far."""
+        ...
+
+
+@dataclass
+class Progress:
+    """One run on its way.
+
+    Args:
+        run: what is done.
+        plan: its steps, for what it shares with others.
+        line: what `results.jsonl` has of it, once it is done or failed.
+    """
+
+    run: StudyRun
+    plan: Plan
+    out: Path
+    state: State = "waiting"
+    line: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    began: float = 0.0
+    files: list[TextIO] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        """Where what the run says goes."""
+        return self.out.with_name(f"{self.out.name}.log")
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that are committed to its folder."""
+        return len(list(self.out.glob("steps/[0-9]*/step.json")))
+
+    def shared(self, other: Progress) -> int:
+        """How many first steps both have."""
+        if self.run.group != other.run.group:
+            return 0
+        pairs = zip(self.plan.steps, other.plan.steps, strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Its row on the board."""
+        far = ""
+        if self.state == "running":
+            far = f"step {min(self.steps_done + 1, len(self.plan.steps))} of {len(self.plan.steps)}"
+        elif self.state == "done":
+            evaluation = self.line["evaluation"]
+            far = f"{evaluation['metric']} {evaluation['value']:.4f}"
+        elif self.state == "failed":
+            far = str(self.line["error"]).splitlines()[0]
+        run = self.run
+        return run.data, run.checkpoint, run.name, str(run.seed), self.state, far
+
+
+class Sweep:
+    """The runs of a study in a folder.
+
+    Args:
+        study: what is asked for.
+        plans: of each run, by its folder.
+        out: takes `results.jsonl`, and a folder and a log for each run.
+        jobs: processes side by side.
+        launcher: words before `python`'s own arguments, such as `accelerate launch`; empty for Python alone.
+        machine: options about this machine that every command gets.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plans: Mapping[str, Plan],
+        out: Path,
+        jobs: int = 1,
+        launcher: Sequence[str] = (),
+        machine: Sequence[str] = (),
+    ) -> None:
+        self.out = out
+        self.jobs = jobs
+        self.launcher = tuple(launcher) or (sys.executable,)
+        self.machine = tuple(machine)
+        before = {line["fingerprint"]: line for line in read_results(out) if line["state"] == "done"}
+        self.all = [Progress(run, plans[run.folder], out / run.folder) for run in study.runs]
+        for one in self.all:
+            if one.run.fingerprint in before:
+                one.state, one.line = "done", before[one.run.fingerprint]
+
+    def carry_out(self, board: Board) -> list[dict[str, Any]]:
+        """Do what is left to do, and return the line of every run.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; what runs is stopped too, and kept as far as it is.
+        """
+        with saving(self.out):
+            (self.out / "runs").mkdir(parents=True, exist_ok=True)
+            _mend(self.out / RESULTS)
+        try:
+            while any(one.state not in ("done", "failed") for one in self.all):
+                for one in self.all:
+                    if one.process is not None and one.process.poll() is not None:
+                        self._ended(one)
+                for one in self.all:
+                    if self._running() < self.jobs and one.state == "waiting" and not self._must_wait(one):
+                        self._apply(one)
+                board.show([one.told for one in self.all])
+                time.sleep(BEAT)
+            self._time(board)
+        finally:
+            for one in self.all:
+                if one.process is not None:
+                    one.process.terminate()
+                    one.process.wait()
+                self._close(one)
+        return [one.line for one in self.all]
+
+    def _running(self) -> int:
+        return sum(one.process is not None for one in self.all)
+
+    def _must_wait(self, one: Progress) -> bool:
+        """Whether somebody is just making steps that this run can take over, and further than it is itself."""
+        busy = [other for other in self.all if other.state == "running"]
+        return any(max(one.steps_done, other.steps_done) < one.shared(other) for other in busy)
+
+    def _donor(self, one: Progress) -> Progress | None:
+        """The run with most steps to take over, where it has more than there are already."""
+        others = [other for other in self.all if other is not one]
+        found = max(others, key=lambda other: min(one.shared(other), other.steps_done), default=None)
+        if found is None or min(one.shared(found), found.steps_done) <= one.steps_done:
+            return None
+        return found
+
+    def _apply(self, one: Progress) -> None:
+        donor = self._donor(one)
+        reuse = () if donor is None else ("--reuse", str(donor.out))
+        command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", "--json", *self.machine)
+        one.began = time.perf_counter()
+        self._start(one, "running", command)
+
+    def _start(self, one: Progress, state: State, command: Sequence[str], launcher: Sequence[str] = ()) -> None:
+        one.state = state
+        settings = dict(os.environ)
+        if self.jobs > 1:
+            settings.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.jobs, 1)))
+        log = one.log.open("a", encoding="utf-8")
+        answer = self._answer(one).open("w", encoding="utf-8")
+        one.files = [log, answer]
+        words = [*(launcher or self.launcher), "-m", "compresskit", *command]
+        one.process = subprocess.Popen(words, stdout=answer, stderr=log, env=settings)
+
+    def _answer(self, one: Progress) -> Path:
+        return one.out.with_name(f"{one.out.name}.json")
+
+    def _close(self, one: Progress) -> None:
+        for file in one.files:
+            file.close()
+        one.files, one.process = [], None
+
+    def _ended(self, one: Progress) -> None:
+        assert one.process is not None
+        code = one.process.returncode
+        self._close(one)
+        if code:
+            self._write(one, "failed", {"error": _last_words(one.log)})
+        elif one.state == "running":
+            one.line["report"] = json.loads(self._answer(one).read_text(encoding="utf-8"))
+            one.line["seconds"] = time.perf_counter() - one.began
+            self._evaluate(one, "evaluating", "--no-timing")
+        else:
+            evaluation = json.loads(self._answer(one).read_text(encoding="utf-8"))
+            self._write(one, "done", {"evaluation": evaluation})
+
+    def _evaluate(self, one: Progress, state: State, timing: str) -> None:
+        data = one.run.command[one.run.command.index("--data") + 1]
+        answers = str(one.out.with_name(f"{one.out.name}.answers.json"))
+        words = ("evaluate", str(one.out), "--data", data, *one.run.rows, "--answers", answers, timing, "--json")
+        self._start(one, state, (*words, *self.machine), launcher=(sys.executable,))
+
+    def _time(self, board: Board) -> None:
+        """Measure milliseconds once nothing else runs, one after the other."""
+        for one in self.all:
+            if one.state == "done" and not one.line["evaluation"]["milliseconds"]:
+                self._evaluate(one, "timing", "--timing")
+                board.show([other.told for other in self.all])
+                assert one.process is not None
+                one.process.wait()
+                self._ended(one)
+                board.show([other.told for other in self.all])
+
+    def _write(self, one: Progress, state: State, more: Mapping[str, Any]) -> None:
+        run = one.run
+        names = {"data": run.data, "checkpoint": run.checkpoint, "run": run.name, "seed": run.seed}
+        about = {"fingerprint": run.fingerprint, "folder": run.folder, "state": state, "command": list(run.command)}
+        one.state, one.line = state, {**names, **about, **one.line, "state": state, **more}
+        with saving(self.out), (self.out / RESULTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(one.line) + "\n")
+
+
+def _mend(path: Path) -> None:
+    """Take away the beginning of a line that a kill cut short, or the next one would be written behind it."""
+    text = path.read_bytes() if path.is_file() else b""
+    if text and not text.endswith(b"\n"):
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """The latest line of each run in a sweep's folder, in the order in which they were first written.
+
+    Raises:
+        CompresskitError: a line other than the last, which a kill may have cut short, can't be read.
+    """
+    path = out / RESULTS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise CompresskitError(f"{path}, line {number}, can't be read ({error}); delete the line") from error
+        found[line["fingerprint"]] = line
+    return list(found.values())
+
+
+def _last_words(log: Path) -> str:
+    """The error that a process ended with: its last lines from `Error:` on, or the last line."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+    told = lines[starts[-1] :] if starts else lines[-1:]
+    return "\n".join(told).removeprefix("Error: ") or f"it said nothing; see {log}"

@@ -1,0 +1,352 @@
+"""A study file -> the runs that it asks for. Every mistake in it and in its recipes is found before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compresskit import yaml_tree
+from compresskit.errors import CompresskitError, RecipeError
+from compresskit.recipe import Recipe, read_recipe
+from compresskit.wording import complaint, did_you_mean, option, show
+from compresskit.yaml_tree import Mistakes, Node, Where
+
+VERSION = 1
+TOP = ("study", "name", "about", "checkpoints", "data", "seeds", "runs", "against")
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """What every mapping in a study has in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataPart(Part):
+    """One data set; the options are those of `compresskit apply`."""
+
+    data: str
+    """Folder, file or Hub id; a path may begin where the study's file is."""
+    eval_data: str | None = None
+    """Rows to evaluate on, in place of the data's own."""
+    text_columns: str | None = None
+    """One or two columns of text."""
+    label_column: str | None = None
+    """The column of labels."""
+    task: str | None = None
+    """`classification` or `regression`, where it can't be seen."""
+    max_train_rows: Count | None = None
+    """Draw so many training rows."""
+    max_eval_rows: Count | None = None
+    """Draw so many rows to evaluate on."""
+    max_tokens: Count | None = None
+    """Cut longer texts."""
+    seeds: list[Seed] | None = None
+    """In place of the study's seeds."""
+
+
+class RunPart(Part):
+    """One recipe with its settings."""
+
+    recipe: str
+    """A path, which may begin where the study's file is, or the name of a shipped recipe."""
+    name: str | None = None
+    """What the results call it; the recipe's name where nothing is said."""
+    settings: list[str] = Field(default=[], alias="set")
+    """As after `--set`, on all data."""
+    settings_on: dict[str, list[str]] = Field(default={}, alias="set_on")
+    """As after `--set`, on the data of that name."""
+    checkpoints: list[str] | None = None
+    """Names of the checkpoints that it is applied to; all where nothing is said."""
+    data: list[str] | None = None
+    """Names of the data that it is applied to; all where nothing is said."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One recipe on one checkpoint and one data set with one seed.
+
+    Args:
+        checkpoint, data, name: as the study calls them.
+        recipe: read, with its settings.
+        command: what `compresskit` is told, but for the folders that come out.
+        rows: the options that say how to read and cut the rows, for evaluating.
+    """
+
+    checkpoint: str
+    data: str
+    name: str
+    seed: int
+    recipe: Recipe
+    command: tuple[str, ...]
+    rows: tuple[str, ...]
+
+    @property
+    def group(self) -> tuple[str, str, int]:
+        """Runs of one group may share their first steps."""
+        return self.checkpoint, self.data, self.seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is done; another one is another run."""
+        told = json.dumps([self.command, self.recipe.to_yaml()])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> str:
+        """Where it goes, below the sweep's folder."""
+        return f"runs/{self.data}-{self.checkpoint}-{self.name}-{self.seed}-{self.fingerprint}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs to be compared.
+
+    Args:
+        runs: in the order of the file; data first, then checkpoints, seeds and recipes.
+        against: name of the run that all others are compared with, or None.
+        checkpoints: folder or Hub id by name.
+        plans: recipes by the name of their run, for `--plan-only`, with the checkpoints that each is for.
+    """
+
+    name: str
+    about: str
+    runs: tuple[StudyRun, ...]
+    against: str | None
+    checkpoints: Mapping[str, str]
+    plans: Mapping[str, tuple[Recipe, tuple[str, ...]]] = field(default_factory=dict)
+
+    def only(self, names: Sequence[str]) -> Study:
+        """The runs of these names, or on the data of these names, in the same order; all where there is no name.
+
+        Raises:
+            CompresskitError: a name is neither a run's nor a data set's.
+        """
+        if not names:
+            return self
+        known = {*self.plans, *(run.data for run in self.runs)}
+        for name in names:
+            if name not in known:
+                listed = ", ".join(sorted(known))
+                hint = did_you_mean(name, sorted(known))
+                raise CompresskitError(f"--only {name}: the study has no such run or data{hint}; it has {listed}")
+        runs = tuple(run for run in self.runs if run.name in names or run.data in names)
+        plans = {name: plan for name, plan in self.plans.items() if name in {*names, *(run.name for run in runs)}}
+        return replace(self, runs=runs, plans=plans)
+
+
+def read_study(path: Path, overrides: Sequence[str] = (), data_needed: bool = True) -> Study:
+    """Read a study file.
+
+    Args:
+        overrides: `checkpoints.minilm=FOLDER` and the like, as for recipes.
+        data_needed: whether the runs will be done; a plan needs no data.
+
+    Raises:
+        CompresskitError: it can't be read, or not carried out; the message lists every mistake with its line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CompresskitError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise CompresskitError(f"study file {path} can't be read ({error.strerror}); give a file") from error
+    mistakes = Mistakes()
+    root = yaml_tree.read(text, mistakes)
+    study = None
+    if root is not None:
+        for argument in overrides:
+            yaml_tree.override(root, argument, mistakes)
+        study = _Reader(path, root, mistakes).study(data_needed)
+    if mistakes or study is None:
+        raise CompresskitError(mistakes.listing(str(path)))
+    return study
+
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
+class _Reader:
+    """Reads the parts of a study, gathering mistakes."""
+
+    def __init__(self, path: Path, root: Node, mistakes: Mistakes) -> None:
+        self.path = path
+        self.root = root
+        self.mistakes = mistakes
+        self.top: Mapping[str, Node] = {}
+
+    def study(self, data_needed: bool) -> Study | None:
+        if not isinstance(self.root.value, dict):
+            self.mistakes.add(self.root.where, f"a study is a mapping with the keys {', '.join(TOP)}")
+            return None
+        self.top = self.root.value
+        for key, node in self.top.items():
+            if key not in TOP:
+                self.mistakes.add(node.where, f"unknown key '{key}'{did_you_mean(key, TOP)}")
+        if self._plain("study") != VERSION:
+            self.mistakes.add(self._where("study"), f"the line 'study: {VERSION}' is missing; it says what this is")
+        checkpoints = self._checkpoints()
+        data = self._data() if data_needed or "data" in self.top else {}
+        seeds = self._seeds()
+        parts = self._runs(checkpoints, data)
+        against = self._plain("against")
+        if against is not None and against not in parts:
+            self.mistakes.add(self._where("against"), f"'against' must name a run, one of {', '.join(parts)}")
+        recipes = {
+            (name, where): recipe
+            for name, (part, node) in parts.items()
+            for where in (tuple(data) or ("",))
+            if (recipe := self._recipe(part, where, node)) is not None
+        }
+        if self.mistakes:
+            return None
+        runs = tuple(self._product(checkpoints, data, seeds, parts, recipes))
+        plans = {
+            name: (recipes[name, next(iter(data), "")], tuple(part.checkpoints or checkpoints))
+            for name, (part, _) in parts.items()
+        }
+        name, about = (str(self._plain(key) or "") for key in ("name", "about"))
+        return Study(name or self.path.stem, about, runs, None if against is None else str(against), checkpoints, plans)
+
+    def _plain(self, key: str) -> Any:
+        return self.top[key].plain() if key in self.top else None
+
+    def _where(self, key: str) -> Where:
+        return self.top[key].where if key in self.top else self.root.where
+
+    def _named(self, key: str, what: str) -> Mapping[str, Node]:
+        node = self.top.get(key)
+        if node is None or not isinstance(node.value, dict) or not node.value:
+            self.mistakes.add(self._where(key), f"'{key}' must be a mapping of names to {what}")
+            return {}
+        return node.value
+
+    def _checkpoints(self) -> dict[str, str]:
+        found = {}
+        for name, node in self._named("checkpoints", "folders or Hub ids").items():
+            if isinstance(node.value, str):
+                found[name] = self._path(node.value)
+            else:
+                self.mistakes.add(
+                    node.where, f"checkpoints.{name} must be a folder or a Hub id, not {show(node.plain())}"
+                )
+        return found
+
+    def _data(self) -> dict[str, DataPart]:
+        found = {}
+        for name, node in self._named("data", "data sets").items():
+            plain = node if not isinstance(node.value, str) else Node({"data": node}, node.where)
+            part = self._part(DataPart, plain, f"data.{name}")
+            if part is not None:
+                found[name] = part
+        return found
+
+    def _seeds(self) -> list[int]:
+        seeds = self._plain("seeds") if "seeds" in self.top else [42]
+        right = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+        if not right or len(set(seeds)) < len(seeds):
+            self.mistakes.add(
+                self._where("seeds"), f"'seeds' must be a list of different numbers from 0, not {show(seeds)}"
+            )
+            return []
+        return list(seeds)
+
+    def _runs(self, checkpoints: Mapping[str, str], data: Mapping[str, DataPart]) -> dict[str, tuple[RunPart, Node]]:
+        node = self.top.get("runs")
+        if node is None or not isinstance(node.value, list) or not node.value:
+            self.mistakes.add(self._where("runs"), "'runs' must be a list of at least one recipe")
+            return {}
+        found: dict[str, tuple[RunPart, Node]] = {}
+        for index, item in enumerate(node.value):
+            label = f"runs[{index}]"
+            plain = item if not isinstance(item.value, str) else Node({"recipe": item}, item.where)
+            part = self._part(RunPart, plain, label)
+            if part is None:
+                continue
+            name = part.name or Path(part.recipe).stem
+            if name in found:
+                self.mistakes.add(item.where, f"{label}: another run is called '{name}'; give it a 'name' of its own")
+            self._known(part.checkpoints or [], checkpoints, f"{label}: checkpoint", item)
+            self._known([*(part.data or []), *part.settings_on], data, f"{label}: data", item)
+            found[name] = part, item
+        return found
+
+    def _known(self, names: Sequence[str], known: Mapping[str, object], what: str, node: Node) -> None:
+        for name in names:
+            if name not in known and known:
+                hint = did_you_mean(name, known)
+                self.mistakes.add(node.where, f"{what} '{name}' is none of the study's{hint}: {', '.join(known)}")
+
+    def _part(self, kind: type[AnyPart], node: Node, label: str) -> AnyPart | None:
+        if not isinstance(node.value, dict):
+            self.mistakes.add(node.where, f"{label} must be a name or a mapping, not {show(node.plain())}")
+            return None
+        known = [part.alias or key for key, part in kind.model_fields.items()]
+        try:
+            return kind.model_validate(node.plain())
+        except ValidationError as error:
+            for found in error.errors():
+                path = found["loc"]
+                where = node.at(path).where
+                if found["type"] == "extra_forbidden":
+                    key = str(path[0])
+                    self.mistakes.add(where, f"{label}: unknown option '{key}'{did_you_mean(key, known)}")
+                else:
+                    self.mistakes.add(where, f"{label}: '{option(path)}' {complaint(found)}")
+        return None
+
+    def _recipe(self, part: RunPart, data: str, node: Node) -> Recipe | None:
+        try:
+            return read_recipe(self._path(part.recipe), (*part.settings, *part.settings_on.get(data, ())))
+        except RecipeError as error:
+            first, *rest = str(error).splitlines()
+            for line in rest or [first]:
+                self.mistakes.add(node.where, f"{part.recipe}: {line.strip()}")
+        return None
+
+    def _path(self, name: str) -> str:
+        """A path from where the study's file is, where there is one; else the name as it is."""
+        beside = self.path.parent / name
+        return str(beside) if beside.exists() else name
+
+    def _product(
+        self,
+        checkpoints: Mapping[str, str],
+        data: Mapping[str, DataPart],
+        seeds: Sequence[int],
+        parts: Mapping[str, tuple[RunPart, Node]],
+        recipes: Mapping[tuple[str, str], Recipe],
+    ) -> Iterator[StudyRun]:
+        for (on, rows), checkpoint in product(data.items(), checkpoints):
+            for seed, (name, (part, _)) in product(rows.seeds or seeds, parts.items()):
+                if checkpoint in (part.checkpoints or checkpoints) and on in (part.data or data):
+                    settings = (*part.settings, *part.settings_on.get(on, ()))
+                    words = ["apply", self._path(part.recipe), "--model", checkpoints[checkpoint]]
+                    words += ["--data", self._path(rows.data), "--seed", str(seed)]
+                    words += [word for setting in settings for word in ("--set", setting)]
+                    learnt, read = _options(rows, self._path)
+                    recipe = replace(recipes[name, on], seed=seed)
+                    yield StudyRun(checkpoint, on, name, seed, recipe, (*words, *learnt, *read), read)
+
+
+def _options(rows: DataPart, path: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Options for learning alone, and those for reading rows at all."""
+    given = {
+        "--eval-data": None if rows.eval_data is None else path(rows.eval_data),
+        "--text-columns": rows.text_columns,
+        "--label-column": rows.label_column,
+        "--task": rows.task,
+        "--max-eval-rows": rows.max_eval_rows,
+        "--max-tokens": rows.max_tokens,
+    }
+    read = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    learnt = () if rows.max_train_rows is None else ("--max-train-rows", str(rows.max_train_rows))
+    return learnt, tuple(read)
