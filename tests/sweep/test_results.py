@@ -1,0 +1,109 @@
+"""Means, differences and who is dominated, on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compresskit.sweep.results import Cell, at_reduction, cells, compare, dominated, tables
+
+
+def line(run, seed, value, flops=2.0, answers=None, out=None, **more):
+    folder = f"runs/{run}-{seed}"
+    if out is not None:
+        path = out / f"{folder}.answers.json"
+        path.parent.mkdir(exist_ok=True)
+        labels = [1] * len(answers)
+        path.write_text(json.dumps({"task": "classification", "labels": labels, "answers": answers}))
+    evaluation = {"metric": "accuracy", "value": value, "operating_point": None, "sweep": [], "milliseconds": []}
+    before = {"parameters": 100, "flops": {"flops_all": 10.0}}
+    after = {"parameters": 25, "flops": {"flops_all": 10.0 / flops}}
+    return {
+        "data": "d", "checkpoint": "c", "run": run, "seed": seed, "state": "done", "folder": folder,
+        "evaluation": evaluation | more, "report": {"original": before, "model": after},
+    }  # fmt: skip
+
+
+def test_seeds_are_put_together_in_the_order_of_the_runs(tmp_path):
+    lines = [line("a", 1, 0.5), line("b", 1, 0.9), line("a", 2, 0.7), line("b", 2, 0.9), line("a", 3, 0.6)]
+    first, second = cells(lines, tmp_path, None)
+    assert (first.run, first.values, second.run) == ("a", (0.5, 0.7, 0.6), "b")
+    assert first.mean == pytest.approx(0.6)
+    assert first.spread == pytest.approx(0.1)
+    assert (first.parameters, first.flops, first.flops_early) == (4.0, 2.0, None)
+
+
+def test_failed_runs_are_left_out(tmp_path):
+    assert cells([line("a", 1, 0.5) | {"state": "failed"}], tmp_path, None) == []
+
+
+def test_mcnemar_is_exact():
+    """Of ten rows that one alone got right nine are ours: 2 * (1 + 10) / 2^10."""
+    found = compare([1.0] * 9 + [-1.0] + [0.0] * 30)
+    assert found.p == pytest.approx(2 * 11 / 2**10)
+    assert found.points == pytest.approx(8 / 40)
+    assert found.rows == 40
+    assert compare([0.0] * 5).p == 1.0
+
+
+def test_the_interval_is_that_of_the_mean():
+    """800 rows of +1 and 200 of -1: mean 0.6, standard error 0.8 / sqrt(1000)."""
+    found = compare([1.0] * 800 + [-1.0] * 200)
+    error = 1.96 * 0.8 / 1000**0.5
+    assert found.low == pytest.approx(0.6 - error, abs=0.004)
+    assert found.high == pytest.approx(0.6 + error, abs=0.004)
+    assert compare([1.0] * 800 + [-1.0] * 200) == found
+
+
+def test_answers_of_several_seeds_to_one_row_stand_or_fall_together(tmp_path):
+    """Two seeds that answer alike tell no more than one: the interval stays as wide, and so does p."""
+    ours, theirs = [1, 1, 1, 1, 1, 1, 0, 1], [1, 0, 0, 0, 0, 0, 1, 1]
+    once = [line("a", 1, 0.8, answers=ours, out=tmp_path), line("b", 1, 0.3, answers=theirs, out=tmp_path)]
+    twice = [*once, line("a", 2, 0.8, answers=ours, out=tmp_path), line("b", 2, 0.3, answers=theirs, out=tmp_path)]
+    one, two = (cells(lines, tmp_path, "b")[0].difference for lines in (once, twice))
+    assert one == two
+    assert (one.points, one.rows) == (pytest.approx(4 / 8), 8)
+    assert one.p == pytest.approx(2 * (1 + 6) / 2**6)
+    assert cells(once, tmp_path, "b")[1].difference is None
+
+
+def cell(run, value, flops, **more):
+    return Cell("d", "c", run, "accuracy", (value,), (), 2.0, flops, None, {}, (), **more)
+
+
+def test_a_run_is_dominated_by_one_that_is_no_worse_and_somewhere_better():
+    good, cheap, poor, twin = (
+        cell("good", 0.9, 2.0),
+        cell("cheap", 0.8, 4.0),
+        cell("poor", 0.8, 2.0),
+        cell("g", 0.9, 2.0),
+    )
+    everyone = [good, cheap, poor, twin]
+    assert [dominated(one, everyone) for one in everyone] == [False, False, True, False]
+
+
+def test_between_two_settings_a_line_is_drawn_and_outside_nothing_is_told():
+    points = [(2.0, 0.8), (1.0, 0.9), (4.0, 0.7)]
+    assert at_reduction(points, 1.5) == pytest.approx(0.85)
+    assert at_reduction(points, 3.0) == pytest.approx(0.75)
+    assert at_reduction(points, 4.0) == pytest.approx(0.7)
+    assert at_reduction(points, 4.1) is None
+    assert at_reduction(points, 0.9) is None
+    assert at_reduction([(2.0, 0.5)], 2.0) == 0.5
+
+
+def test_tables_tell_scores_and_costs(tmp_path):
+    lines = [
+        line("good", 1, 0.90, answers=[1, 1, 1, 0], out=tmp_path),
+        line("good", 2, 0.92, answers=[1, 1, 1, 1], out=tmp_path),
+        line("poor", 1, 0.80, answers=[1, 0, 1, 0], out=tmp_path),
+        line("poor", 2, 0.82, answers=[1, 0, 1, 0], out=tmp_path),
+    ]
+    scores, costs = tables(cells(lines, tmp_path, "good"), "good")
+    assert scores.columns == ("run", "accuracy", "leaving early", "points against good", "p")
+    assert scores.rows[0] == ("good", "0.910 ± 0.014", "", "", "")
+    assert scores.rows[1][:3] == ("· poor", "0.810 ± 0.014", "")
+    assert scores.rows[1][3].startswith("-37.5 (")
+    assert scores.note.endswith("on 4 rows. A dot marks runs that another one beats in score and FLOPs.")
+    assert costs.rows[0] == ("good", "4.00", "2.00", "", "", "")

@@ -1,0 +1,264 @@
+"""The runs of a study, done by a stand-in for compresskit that takes no time; and one that is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from compresskit.cli import cli
+from compresskit.sweep.plans import plans_of
+from compresskit.sweep.runner import RESULTS, Sweep, read_results
+from compresskit.sweep.study import read_study
+from compresskit.testing import save_tiny, tiny_text
+
+STAND_IN = """
+import json, os, sys, time
+from pathlib import Path
+
+def after(flag):
+    return sys.argv[sys.argv.index(flag) + 1]
+
+diary = Path(os.environ["DIARY"])
+told = {"words": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS"), "at": time.time()}
+with diary.open("a") as file:
+    file.write(json.dumps(told) + "\\n")
+if sys.argv[1] == "apply":
+    out = Path(after("--out"))
+    if os.environ.get("FAIL", "nothing") in str(out):
+        print("step 1 of 3", file=sys.stderr)
+        sys.exit("Error: half.yaml: 1 mistake\\n  line 3: no")
+    taken = [p.name for p in Path(after("--reuse"), "steps").glob("*")] if "--reuse" in sys.argv else []
+    for number, name in enumerate(("finetune", "exit", "distill"), start=1):
+        folder = out / "steps" / f"{number:02d}-{name}"
+        if (folder / "step.json").is_file():
+            continue
+        if f"{number:02d}-{name}" not in taken:
+            time.sleep(float(os.environ.get("PAUSE", "0")))
+        folder.mkdir(parents=True)
+        (folder / "step.json").write_text("{}")
+    side = {"parameters": 100, "flops": {"flops_all": 10.0}}
+    print(json.dumps({"original": side, "model": {"parameters": 50, "flops": {"flops_all": 4.0}}}))
+else:
+    Path(after("--answers")).write_text(json.dumps({"task": "classification", "labels": [0, 1], "answers": [0, 0]}))
+    times = [{"label": "full", "batch": 1, "median": 2.0}] if "--timing" in sys.argv else []
+    print(json.dumps({"metric": "accuracy", "value": 0.5, "operating_point": None, "sweep": [], "milliseconds": times}))
+"""
+
+RECIPE = """\
+recipe: 1
+name: {name}
+steps:
+- finetune: {{epochs: 1}}
+- {{exit: all, by: entropy, with: {{threshold: 0.3}}}}
+- {{distill: teacher, by: predictions, epochs: {epochs}}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A study of two recipes with the same first two steps, and the stand-in."""
+    save_tiny(tmp_path / "model", trained=False)
+    for name, epochs in (("one", 1), ("two", 2)):
+        (tmp_path / f"{name}.yaml").write_text(RECIPE.format(name=name, epochs=epochs))
+    (tmp_path / "study.yaml").write_text(
+        "study: 1\ncheckpoints: {tiny: model}\ndata: {text: rows}\nseeds: [1, 2]\nruns: [one.yaml, two.yaml]\n"
+    )
+    (tmp_path / "fake" / "compresskit").mkdir(parents=True)
+    (tmp_path / "fake" / "compresskit" / "__init__.py").write_text("")
+    (tmp_path / "fake" / "compresskit" / "__main__.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.chdir(tmp_path)  # or `-m compresskit` would find the one where the tests were started
+    monkeypatch.setenv("DIARY", str(tmp_path / "diary"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return tmp_path
+
+
+class Watcher:
+    def __init__(self):
+        self.seen = []
+
+    def show(self, rows):
+        if rows not in self.seen[-1:]:
+            self.seen.append(rows)
+
+
+def sweep(place, jobs=1, **how):
+    study = read_study(place / "study.yaml")
+    watcher = Watcher()
+    lines = Sweep(study, plans_of(study), place / "out", jobs, **how).carry_out(watcher)
+    return lines, watcher.seen
+
+
+def done(place, word="apply"):
+    told = [json.loads(line) for line in (place / "diary").read_text().splitlines()]
+    return [one for one in told if one["words"][0] == word]
+
+
+def after(flag, one):
+    return one["words"][one["words"].index(flag) + 1] if flag in one["words"] else None
+
+
+def test_every_run_is_a_line_with_its_report_and_evaluation(place):
+    lines, seen = sweep(place)
+    assert [(line["run"], line["seed"], line["state"]) for line in lines] == [
+        ("one", 1, "done"), ("two", 1, "done"), ("one", 2, "done"), ("two", 2, "done")
+    ]  # fmt: skip
+    assert lines == read_results(place / "out")
+    assert all(line["evaluation"]["milliseconds"] for line in lines)
+    assert lines[0]["report"]["model"]["parameters"] == 50
+    assert seen[-1][0][-2:] == ("done", "accuracy 0.5000")
+    assert seen[0][0][-2:] == ("running", "step 1 of 3")
+
+
+def test_milliseconds_are_measured_alone_once_all_runs_are_done(place):
+    sweep(place, jobs=4)
+    asked = [json.loads(line)["words"] for line in (place / "diary").read_text().splitlines()]
+    assert ["--timing" in words for words in asked] == [False] * 8 + [True] * 4
+    assert all(("--no-timing" in words) != ("--timing" in words) for words in asked)
+
+
+def test_equal_first_steps_are_taken_over(place):
+    sweep(place)
+    reused = [after("--reuse", one) for one in done(place)]
+    folders = [run.folder for run in read_study(place / "study.yaml").runs]
+    assert reused == [None, str(place / "out" / folders[0]), None, str(place / "out" / folders[2])]
+
+
+def test_who_needs_steps_that_another_is_just_making_waits_for_them_alone(place, monkeypatch):
+    """With a job for each run, the second of a seed begins once the first has made what they share, and not later."""
+    monkeypatch.setenv("PAUSE", "1")
+    sweep(place, jobs=4)
+    at = {(after("--seed", one), Path(one["words"][1]).stem): one["at"] for one in done(place)}
+    assert all(at[seed, "two"] - at[seed, "one"] > 1.9 for seed in "12")
+    assert all(at[seed, "two"] - at[seed, "one"] < 3 for seed in "12")
+    assert abs(at["1", "one"] - at["2", "one"]) < 0.9
+
+
+def test_cores_are_shared_out_among_jobs_unless_the_user_did(place, monkeypatch):
+    sweep(place, jobs=2)
+    assert {one["threads"] for one in done(place)} == {str(max((os.cpu_count() or 1) // 2, 1))}
+    (place / "diary").unlink()
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    study = read_study(place / "study.yaml")
+    Sweep(study, plans_of(study), place / "again", 2).carry_out(Watcher())
+    assert {one["threads"] for one in done(place)} == {"7"}
+
+
+def test_a_launcher_starts_trainings_and_nothing_else(place):
+    launcher = (sys.executable, "-X", "utf8")
+    study = read_study(place / "study.yaml")
+    begun = []
+    popen = subprocess.Popen
+
+    class Popen(popen):
+        def __init__(self, words, **how):
+            begun.append(tuple(words))
+            super().__init__(words, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Popen)
+        Sweep(study, plans_of(study), place / "out", launcher=launcher, machine=("--device", "cpu")).carry_out(
+            Watcher()
+        )
+    assert {words[:3] for words in begun if "apply" in words} == {launcher}
+    assert {words[:2] for words in begun if "evaluate" in words} == {(sys.executable, "-m")}
+    assert all(words[-2:] == ("--device", "cpu") for words in begun)
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
+    monkeypatch.setenv("FAIL", "tiny-one-1")
+    lines, seen = sweep(place)
+    assert [line["state"] for line in lines] == ["failed", "done", "done", "done"]
+    assert lines[0]["error"] == "half.yaml: 1 mistake\n  line 3: no"
+    assert seen[-1][0][-2:] == ("failed", "half.yaml: 1 mistake")
+    assert read_results(place / "out")[0]["state"] == "failed"
+
+    monkeypatch.setenv("FAIL", "nothing")
+    (place / "diary").unlink()
+    lines, _ = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert [(Path(one["words"][1]).stem, after("--seed", one)) for one in done(place)] == [("one", "1")]
+    assert len(read_results(place / "out")) == 4
+
+
+def test_what_is_done_is_not_done_again(place):
+    sweep(place)
+    (place / "diary").write_text("")
+    lines, _ = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert (place / "diary").read_text() == ""
+
+
+def test_a_line_that_a_kill_cut_short_is_written_again(place):
+    sweep(place)
+    path = place / "out" / RESULTS
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:-1]) + "\n" + whole[-1][:30])
+    assert len(read_results(place / "out")) == 4  # of the last run its line without milliseconds is there still
+    lines, _ = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch):
+    monkeypatch.setenv("PAUSE", "0.5")
+    code = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from compresskit.sweep.plans import plans_of
+        from compresskit.sweep.runner import Sweep
+        from compresskit.sweep.study import read_study
+
+        class Nobody:
+            def show(self, rows):
+                print(rows[0][-1], flush=True)
+
+        study = read_study(Path(sys.argv[1]))
+        Sweep(study, plans_of(study), Path(sys.argv[2])).carry_out(Nobody())
+        """
+    )
+    settings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    script = place / "go.py"
+    script.write_text("import os\nos.environ['PYTHONPATH'] = " + repr(str(place / "fake")) + code)
+    words = [sys.executable, str(script), str(place / "study.yaml"), str(place / "out")]
+    with subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, text=True) as process:
+        assert any("step 2" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait() != 0
+    told = len(done(place))
+    time.sleep(0.7)
+    assert len(done(place)) == told  # nothing runs on
+    monkeypatch.setenv("PAUSE", "0")
+    lines, _ = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+
+
+def test_a_real_sweep(tmp_path):
+    save_tiny(tmp_path / "model", trained=False)
+    tiny_text(tmp_path / "rows", 32, eval_rows=16)
+    (tmp_path / "one.yaml").write_text(RECIPE.format(name="one", epochs=3))
+    (tmp_path / "study.yaml").write_text(
+        "study: 1\ncheckpoints: {tiny: model}\ndata: {text: {data: rows, max_tokens: 24}}\nruns: [one.yaml]\n"
+    )
+    found = CliRunner().invoke(cli, ["sweep", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    (line,) = read_results(tmp_path / "out")
+    assert line["state"] == "done"
+    assert line["evaluation"]["metric"] == "accuracy"
+    assert {time["batch"] for time in line["evaluation"]["milliseconds"]} == {1, 32}
+    answers = json.loads((tmp_path / "out" / f"{line['folder']}.answers.json").read_text())
+    assert len(answers["labels"]) == len(answers["answers"]) == len(answers["leaving_early"]) == 16
+    right = sum(said == label for said, label in zip(answers["answers"], answers["labels"], strict=True))
+    assert line["evaluation"]["value"] == right / 16
+    assert max(len(row) for row in found.stdout.splitlines()) <= 80

@@ -1,0 +1,211 @@
+"""Which runs a study asks for, and every mistake in its words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from compresskit.cli import cli
+from compresskit.errors import CompresskitError
+from compresskit.sweep.plans import plans_of, plans_to_json
+from compresskit.sweep.study import read_study
+from compresskit.testing import save_tiny
+
+HEADS = """\
+recipe: 1
+name: heads
+steps:
+- finetune: {epochs: 1}
+- {prune: heads, by: magnitude, keep: 1/2}
+"""
+STUDY = """\
+study: 1
+name: two
+checkpoints: {tiny: model}
+data:
+  text: {data: rows, max_tokens: 32, max_train_rows: 20, label_column: y, seeds: [1, 2]}
+  other: elsewhere
+runs:
+- heads.yaml
+- {recipe: shape-8x, name: shape, set: [steps.1.keep=2], set_on: {text: [steps.1.keep=3]}, data: [text]}
+against: heads
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    save_tiny(root / "model", trained=False, heads=4)
+    (root / "rows").mkdir()
+    (root / "heads.yaml").write_text(HEADS)
+    return root
+
+
+@pytest.fixture
+def read(root):
+    def read(text=STUDY, *overrides, **how):
+        (root / "study.yaml").write_text(text)
+        return read_study(root / "study.yaml", overrides, **how)
+
+    return read
+
+
+@pytest.fixture
+def mistakes(read, root):
+    def mistakes(text, *overrides):
+        with pytest.raises(CompresskitError) as error:
+            read(text, *overrides)
+        first, *rest = str(error.value).splitlines()
+        assert first == f"{root / 'study.yaml'}: {len(rest)} mistake{'s' if len(rest) > 1 else ''}"
+        return [line.strip() for line in rest]
+
+    return mistakes
+
+
+def test_runs_are_data_by_checkpoints_by_seeds_by_recipes(read):
+    runs = read().runs
+    assert [(run.data, run.checkpoint, run.seed, run.name) for run in runs] == [
+        ("text", "tiny", 1, "heads"),
+        ("text", "tiny", 1, "shape"),
+        ("text", "tiny", 2, "heads"),
+        ("text", "tiny", 2, "shape"),
+        ("other", "tiny", 42, "heads"),
+    ]
+
+
+def test_commands_are_those_that_a_person_would_give(read, root):
+    heads, shape, *_, other = read().runs
+    rows = ("--label-column", "y", "--max-tokens", "32")
+    given = ("--model", str(root / "model"), "--data", str(root / "rows"), "--seed", "1")
+    assert heads.command == ("apply", str(root / "heads.yaml"), *given, "--max-train-rows", "20", *rows)
+    assert heads.rows == rows
+    settings = ("--set", "steps.1.keep=2", "--set", "steps.1.keep=3")
+    assert shape.command == ("apply", "shape-8x", *given, *settings, "--max-train-rows", "20", *rows)
+    # What is not beside the study is a Hub id, or a path from where the command is given.
+    assert other.command[4:8] == ("--data", "elsewhere", "--seed", "42")
+    assert shape.recipe.steps[1].keep == 3
+    assert (heads.recipe.seed, read().runs[2].recipe.seed) == (1, 2)
+
+
+def test_every_run_has_a_folder_of_its_own_and_another_when_it_changes(read, root):
+    folders = [run.folder for run in read().runs]
+    assert len(set(folders)) == 5
+    assert folders[0].startswith("runs/text-tiny-heads-1-")
+    (root / "heads.yaml").write_text(HEADS.replace("1/2", "3/4"))
+    again = read()
+    (root / "heads.yaml").write_text(HEADS)
+    assert [run.folder == folder for run, folder in zip(again.runs, folders, strict=True)] == [
+        False, True, False, True, False
+    ]  # fmt: skip
+
+
+def test_only_some_runs(read):
+    study = read()
+    assert [(run.data, run.name) for run in study.only(["shape"]).runs] == [("text", "shape")] * 2
+    assert [(run.data, run.name) for run in study.only(["other"]).runs] == [("other", "heads")]
+    assert study.only([]) is study
+    with pytest.raises(CompresskitError) as error:
+        study.only(["shapes"])
+    assert str(error.value) == (
+        "--only shapes: the study has no such run or data (did you mean 'shape'?); it has heads, other, shape, text"
+    )
+
+
+def test_plans_are_those_of_the_recipes(read):
+    study = read()
+    plans = plans_of(study)
+    assert set(plans) == {run.folder for run in study.runs}
+    assert [(plan["run"], plan["checkpoint"]) for plan in plans_to_json(study)] == [
+        ("heads", "tiny"),
+        ("shape", "tiny"),
+    ]
+    heads = plans[study.runs[0].folder]
+    assert [layer.heads for layer in heads.shape.layers] == [2, 2]
+
+
+def test_a_plan_needs_no_data(read, root):
+    text = "study: 1\ncheckpoints: {tiny: model}\nruns: [heads.yaml]\n"
+    assert [plan["run"] for plan in plans_to_json(read(text, data_needed=False))] == ["heads"]
+    shown = CliRunner().invoke(cli, ["sweep", "--plan-only", str(root / "study.yaml")])
+    assert shown.exit_code == 0
+    row = next(line.split() for line in shown.output.splitlines() if line.strip().startswith("heads"))
+    (plan,) = plans_to_json(read(text, data_needed=False))
+    reduction = plan["reduction"]
+    assert row[:3] == ["heads", "tiny", f"{plan['planned']['parameters']:,}"]
+    told = (reduction["parameters"], reduction["flops"]["flops_all"], reduction["flops"]["torch110"])
+    assert row[3:] == [f"{ratio:.3f}" for ratio in told]
+    shown = CliRunner().invoke(cli, ["sweep", "--plan-only", "--json", str(root / "study.yaml")])
+    assert json.loads(shown.output) == [plan]
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("study: 1\n", "", "line 1: the line 'study: 1' is missing; it says what this is"),
+        ("name: two", "nam: two", "line 2: unknown key 'nam' (did you mean 'name'?)"),
+        (
+            "{tiny: model}",
+            "{tiny: 3}",
+            "line 3: checkpoints.tiny must be a folder or a Hub id, not 3",
+        ),
+        ("{tiny: model}", "[model]", "line 3: 'checkpoints' must be a mapping of names to folders or Hub ids"),
+        (
+            "max_tokens: 32",
+            "max_token: 32",
+            "line 5: data.text: unknown option 'max_token' (did you mean 'max_tokens'?)",
+        ),
+        ("max_tokens: 32", "max_tokens: 0", "line 5: data.text: 'max_tokens' must be at least 1, not 0"),
+        ("seeds: [1, 2]", "seeds: [1, x]", "line 5: data.text: 'seeds[1]' must be a whole number, not 'x'"),
+        ("- heads.yaml", "- head.yaml", None),
+        (
+            "data: [text]",
+            "data: [txt]",
+            "line 9: runs[1]: data 'txt' is none of the study's (did you mean 'text'?): text, other",
+        ),
+        ("name: shape", "name: heads", "line 9: runs[1]: another run is called 'heads'; give it a 'name' of its own"),
+        ("against: heads", "against: head", "line 10: 'against' must name a run, one of heads, shape"),
+        (
+            "set: [steps.1.keep=2]",
+            "sets: [steps.1.keep=2]",
+            "line 9: runs[1]: unknown option 'sets' (did you mean 'set'?)",
+        ),
+    ],
+)
+def test_mistakes_are_told_with_their_lines(mistakes, old, new, told):
+    assert old in STUDY
+    found = mistakes(STUDY.replace(old, new))
+    if told is None:
+        told = found[0]
+        assert told.startswith("line 8: head.yaml: there is no recipe file head.yaml")
+    assert told in found
+
+
+def test_mistakes_in_a_recipe_are_told_at_the_run_that_has_it(mistakes, root):
+    assert mistakes(STUDY, "runs.1.set=[steps.1.kep=2]") == [
+        "line 9: shape-8x: --set steps.1.kep=2: steps[1] prune: unknown option 'kep' (did you mean 'keep'?)"
+    ]
+
+
+def test_seeds_and_runs_must_be_lists(mistakes):
+    bare = "study: 1\ncheckpoints: {a: b}\ndata: {c: d}\n"
+    assert mistakes(bare) == ["line 1: 'runs' must be a list of at least one recipe"]
+    assert mistakes(f"{bare}runs: [shape-8x]\nseeds: [1, 1]\n") == [
+        "line 5: 'seeds' must be a list of different numbers from 0, not [1, 1]"
+    ]
+    assert mistakes("- study\n") == [
+        "line 1: a study is a mapping with the keys study, name, about, checkpoints, data, seeds, runs, against"
+    ]
+
+
+def test_a_study_that_is_not_there(tmp_path):
+    with pytest.raises(CompresskitError) as error:
+        read_study(tmp_path / "none.yaml")
+    assert (
+        str(error.value)
+        == f"study file {tmp_path / 'none.yaml'} can't be read (No such file or directory); give a file"
+    )
