@@ -31,6 +31,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Carry out every run of a study and compare them. The same command again goes on where it was stopped."""
     from compresskit.sweep import results
+    from compresskit.sweep.charts import write_charts
     from compresskit.sweep.plans import plan_table, plans_of, plans_to_json
     from compresskit.sweep.runner import Sweep
     from compresskit.sweep.study import read_study
@@ -51,9 +52,12 @@ def sweep(
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
     found = results.cells(lines, out, asked.against)
+    shown = results.tables(found, asked.against)
+    if found:
+        terminal.say(f"charts and tables: {write_charts(found, shown, asked.name, out)[-1]}")
     if as_json:
         click.echo(json.dumps(lines, indent=2))
-    for table in () if as_json else results.tables(found, asked.against):
+    for table in () if as_json else shown:
         terminal.print_table(table.title, table.columns, table.rows, table.note)
     failed = [line for line in lines if line["state"] == "failed"]
     if failed:

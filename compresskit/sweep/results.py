@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class Cell:
         flops_early: FLOPs reduction leaving early, the mean over seeds, or None.
         milliseconds: per example by (label, batch), the mean over seeds.
         sweep: of each seed, the points (FLOPs reduction, value) of leaving early at every setting.
+        per_exit: the metric by 1-based layer, the mean over seeds.
+        whole: GFLOPs of the original for one text of 128 tokens.
+        millions: parameters of the model.
+        rows: that were evaluated on, 0 where it is not known.
     """
 
     data: str
@@ -79,12 +83,34 @@ class Cell:
     flops_early: float | None
     milliseconds: Mapping[tuple[str, int], float]
     sweep: tuple[tuple[tuple[float, float], ...], ...]
+    per_exit: Mapping[int, float] = field(default_factory=dict)
+    whole: float = 1.0
+    millions: float = 1.0
+    rows: int = 0
     difference: Difference | None = None
 
     @property
     def mean(self) -> float:
         """Of the values."""
         return statistics.mean(self.values)
+
+    @property
+    def gflops(self) -> float:
+        """Of the model at full depth, for one text of 128 tokens."""
+        return self.whole / self.flops
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """(FLOPs reduction, value) of leaving early at every setting, the means over seeds, dearest first."""
+        if not self.sweep or len({len(points) for points in self.sweep}) > 1:
+            return []
+        means = [tuple(map(statistics.mean, zip(*points, strict=True))) for points in zip(*self.sweep, strict=True)]
+        return sorted((reduction, value) for reduction, value in means)
+
+    def quickest(self, batch: int) -> float | None:
+        """Milliseconds per example, leaving early where that is measured, or None."""
+        times = [time for (_, size), time in self.milliseconds.items() if size == batch]
+        return times[-1] if times else None
 
     @property
     def spread(self) -> float | None:
@@ -132,8 +158,22 @@ def _cell(lines: Sequence[Mapping[str, Any]], difference: Difference | None) -> 
             tuple((point["flops_reduction"], point["value"]) for point in evaluation["sweep"])
             for evaluation in evaluations
         ),
+        per_exit=_per_exit(evaluations),
+        whole=before["flops"][CONVENTION] / 1e9,
+        millions=after["parameters"] / 1e6,
+        rows=evaluations[0]["rows"],
         difference=difference,
     )
+
+
+def _per_exit(evaluations: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """The task's metric at each exit, the mean over seeds."""
+    metric = evaluations[0]["metric"]
+    found: dict[int, list[float]] = {}
+    for evaluation in evaluations:
+        for point in evaluation["per_exit"]:
+            found.setdefault(point["exit"], []).append(point[metric])
+    return {layer: statistics.mean(values) for layer, values in found.items()}
 
 
 def _difference(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], out: Path) -> Difference | None:
@@ -221,7 +261,8 @@ def _costs(title: str, found: Sequence[Cell]) -> Table:
     for cell in found:
         early = "" if cell.flops_early is None else f"{cell.flops_early:.2f}"
         sizes = (f"{cell.parameters:.2f}", f"{cell.flops:.2f}", early)
-        rows.append((cell.run, *sizes, *(_fastest(cell, batch) for batch in (1, 32))))
+        times = (cell.quickest(batch) for batch in (1, 32))
+        rows.append((cell.run, *sizes, *("" if time is None else f"{time:.2f}" for time in times)))
     note = (
         f"How many times fewer than the original's ({CONVENTION}, 128 tokens); ms per example, early where they leave."
     )
@@ -233,11 +274,6 @@ def _plus_minus(values: Sequence[float]) -> str:
         return ""
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}"
-
-
-def _fastest(cell: Cell, batch: int) -> str:
-    times = [time for (label, size), time in cell.milliseconds.items() if size == batch]
-    return f"{times[-1]:.2f}" if times else ""
 
 
 def _told(difference: Difference | None) -> list[str]:

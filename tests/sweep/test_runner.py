@@ -50,7 +50,8 @@ if sys.argv[1] == "apply":
 else:
     Path(after("--answers")).write_text(json.dumps({"task": "classification", "labels": [0, 1], "answers": [0, 0]}))
     times = [{"label": "full", "batch": 1, "median": 2.0}] if "--timing" in sys.argv else []
-    print(json.dumps({"metric": "accuracy", "value": 0.5, "operating_point": None, "sweep": [], "milliseconds": times}))
+    found = {"metric": "accuracy", "value": 0.5, "operating_point": None, "sweep": [], "milliseconds": times}
+    print(json.dumps(found))
 """
 
 RECIPE = """\

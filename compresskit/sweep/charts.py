@@ -1,0 +1,194 @@
+"""Draws what the runs of a sweep came to: PNG files, and one page of HTML that needs nothing else.
+
+Runs differ in colour (Okabe and Ito's palette, which colour-blind people can tell apart), marker and line, so that a
+print in grey is as good.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import cycle, groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compresskit.sweep.results import CONVENTION, Cell
+from compresskit.tables import Table
+from compresskit.writing import saving
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+DASHES = ("-", "--", "-.", ":")
+GREY = "#777777"
+PAGE = "report.html"
+
+Style = dict[str, Any]
+
+
+def styles(runs: Sequence[str]) -> dict[str, Style]:
+    """A colour, a marker and a line for each run; no two share a marker and a line before 44 runs."""
+    looks = zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False)
+    return {
+        run: {"color": colour, "marker": marker, "linestyle": dash}
+        for run, (colour, marker, dash) in zip(runs, islice(looks, len(runs)), strict=True)
+    }
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, score) that no other beats, from the cheapest to the best."""
+    best: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or score > best[-1][1]:
+            best.append((cost, score))
+    return best
+
+
+def write_charts(found: Sequence[Cell], tables: Sequence[Table], title: str, out: Path) -> list[Path]:
+    """A PNG for each checkpoint and data set, and the page with all charts and tables.
+
+    Returns:
+        The files.
+
+    Raises:
+        CheckpointError: they could not be written.
+    """
+    parts, files = [], []
+    with saving(out):
+        for (data, checkpoint), group in groupby(found, key=lambda cell: (cell.data, cell.checkpoint)):
+            cells = list(group)
+            figure = draw(cells)
+            files.append(out / f"{data}-{checkpoint}.png")
+            figure.savefig(files[-1], dpi=150)
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
+            mine = [table for table in tables if table.title.split(":")[0] == f"{data}, {checkpoint}"]
+            parts += [_svg(drawn.getvalue(), f"{data}, {checkpoint}: {_words(cells)}"), *map(_html_table, mine)]
+        page = out / PAGE
+        page.write_text(_page(title, parts), encoding="utf-8")
+    return [*files, page]
+
+
+def draw(cells: Sequence[Cell]) -> Figure:
+    """Score against FLOPs, parameters and milliseconds, and at each exit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    look = styles([cell.run for cell in cells])
+    first = cells[0]
+    seeds = max(len(cell.values) for cell in cells)
+    told = f"{seeds} seeds" if seeds > 1 else "1 seed"
+    figure.suptitle(f"{first.data}, {first.checkpoint} (n = {first.rows:,} rows, {told})")
+    axes = figure.subplots(2, 2).flat
+    whole = [cell.values for cell in cells]
+    # Where examples leave early, what was measured is the time and the score of that.
+    quick = [cell.early or cell.values for cell in cells]
+    first_axes = next(axes)
+    _against(first_axes, cells, look, [cell.gflops for cell in cells], whole)
+    _curves(first_axes, cells, look)
+    first_axes.set_xlabel(f"GFLOPs per text of 128 tokens ({CONVENTION})")
+    _against(next_axes := next(axes), cells, look, [cell.millions for cell in cells], whole)
+    next_axes.set_xlabel("parameters, millions")
+    _against(next_axes := next(axes), cells, look, [cell.quickest(32) for cell in cells], quick)
+    next_axes.set_xlabel("ms per text, batch 32, measured here, leaving early")
+    _exits(next(axes), cells, look)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _against(
+    axes: Axes,
+    cells: Sequence[Cell],
+    look: dict[str, Style],
+    costs: Sequence[float | None],
+    scores: Sequence[Sequence[float]],
+) -> None:
+    """One point a run, with its spread over seeds, and the frontier."""
+    known = []
+    for cell, cost, values in zip(cells, costs, scores, strict=True):
+        if cost is not None:
+            known.append((cost, statistics.mean(values)))
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            style = {**look[cell.run], "linestyle": ""}
+            axes.errorbar(*known[-1], yerr=spread, label=cell.run, capsize=3, markersize=7, **style)
+    best = frontier(known)
+    if len(best) > 1:
+        axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
+    axes.set_ylabel(cells[0].metric)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    if not known:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color=GREY)
+
+
+def _curves(axes: Axes, cells: Sequence[Cell], look: dict[str, Style]) -> None:
+    """What leaving early comes to at every setting."""
+    for cell in cells:
+        if cell.curve:
+            x, y = zip(*((cell.whole / reduction, value) for reduction, value in cell.curve), strict=True)
+            axes.plot(x, y, markersize=3, linewidth=1, **look[cell.run])
+
+
+def _exits(axes: Axes, cells: Sequence[Cell], look: dict[str, Style]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    several = [cell for cell in cells if len(cell.per_exit) > 1]
+    for cell in several:
+        axes.plot(list(cell.per_exit), list(cell.per_exit.values()), markersize=4, linewidth=1, **look[cell.run])
+    axes.set_xlabel("exit after layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(cells[0].metric)
+    axes.grid(color="#dddddd", linewidth=0.5)
+    if not several:
+        axes.text(0.5, 0.5, "no run has several exits", ha="center", transform=axes.transAxes, color=GREY)
+
+
+def _words(cells: Sequence[Cell]) -> str:
+    """What the chart shows, for those who can't see it."""
+    told = (f"{cell.run} {cell.mean:.3f} at {cell.gflops:.2f} GFLOPs" for cell in cells)
+    return f"{cells[0].metric} against cost. " + "; ".join(told)
+
+
+def _svg(drawn: str, words: str) -> str:
+    """The drawing inside the page, with words in place of it for readers; references that leave the file go."""
+    inside = drawn[drawn.index("<svg") :]
+    inside = re.sub(r"<metadata>.*?</metadata>", "", inside, flags=re.DOTALL)
+    return inside.replace("<svg", f'<svg role="img" aria-label="{html.escape(words)}"', 1)
+
+
+def _html_table(table: Table) -> str:
+    def row(cells: Sequence[str], tag: str) -> Iterator[str]:
+        yield "<tr>"
+        yield from (f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+        yield "</tr>"
+
+    body = "".join("".join(row(cells, "td")) for cells in table.rows)
+    head = "".join(row(table.columns, "th"))
+    caption = f"<caption>{html.escape(table.title)}</caption>"
+    return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table><p>{html.escape(table.note)}</p>"
+
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:bold}"
+    "th,td{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}svg{max-width:100%;height:auto}"
+)
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    name = html.escape(title)
+    head = f'<meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head><body><h1>{name}</h1>\n'
+        + "\n".join(parts)
+        + ("\n</body></html>\n")
+    )

@@ -1,0 +1,108 @@
+"""What charts show, and that the page needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import pytest
+
+from compresskit.sweep.charts import COLOURS, MARKERS, draw, frontier, styles, write_charts
+from compresskit.sweep.results import Cell, tables
+
+
+def cell(run, values, flops, early=(), sweep=(), **more):
+    per_exit = {1: 0.6, 2: 0.7} if early else {2: values[0]}
+    times = {("full depth", 32): 4.0, **({("leaving early", 32): 3.0} if early else {})}
+    sizes = {"whole": 10.0, "millions": 5.0, "rows": 100}
+    return Cell(
+        "mrpc", "mini", run, "accuracy", values, early, 2.0, flops, None, times, sweep, per_exit, **sizes, **more
+    )
+
+
+CELLS = [
+    cell("plain", (0.8, 0.9), 2.0),
+    cell("early <b>", (0.7, 0.7), 1.0, early=(0.6, 0.8), sweep=(((1.0, 0.7), (2.0, 0.6)), ((1.0, 0.9), (4.0, 0.4)))),
+]
+
+
+def test_points_that_no_other_beats():
+    assert frontier([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (4, 0.9)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
+
+
+def test_in_grey_too_every_run_looks_otherwise():
+    looks = styles([str(number) for number in range(40)])
+    assert len({(look["marker"], look["linestyle"]) for look in looks.values()}) == 40
+    assert len({look["color"] for look in looks.values()}) == len(COLOURS)
+
+
+def lines_of(axes):
+    return {
+        (line.get_color(), tuple(round(float(x), 6) for x in line.get_xdata())): [
+            round(float(y), 6) for y in line.get_ydata()
+        ]
+        for line in axes.lines
+        if line.get_marker() in MARKERS  # the others are the caps of error bars
+    }
+
+
+def test_axes_have_units_and_the_title_n():
+    figure = draw(CELLS)
+    assert figure.get_suptitle() == "mrpc, mini (n = 100 rows, 2 seeds)"
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "GFLOPs per text of 128 tokens (flops_all)",
+        "parameters, millions",
+        "ms per text, batch 32, measured here, leaving early",
+        "exit after layer",
+    ]
+    assert {axes.get_ylabel() for axes in figure.axes} == {"accuracy"}
+
+
+def test_each_run_is_where_it_belongs():
+    flops, _, milliseconds, exits = draw(CELLS).axes
+    plain, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
+    assert lines_of(flops)[plain, (5.0,)] == [0.85]
+    assert lines_of(flops)[early, (10.0,)] == [0.7]
+    # The curve: means over seeds of FLOPs reduction 1 and 3, and of the values there.
+    assert lines_of(flops)[early, (10.0, round(10 / 3, 6))] == [0.8, 0.5]
+    assert lines_of(milliseconds)[plain, (4.0,)] == [0.85]
+    assert lines_of(milliseconds)[early, (3.0,)] == [0.7]  # the mean of what leaving early came to
+    assert lines_of(exits)[early, (1.0, 2.0)] == [0.6, 0.7]
+    assert not any(colour == plain for colour, _ in lines_of(exits))
+
+
+def test_the_page_and_the_pictures(tmp_path):
+    found = write_charts(CELLS, tables(CELLS, None), "A & B", tmp_path)
+    assert [path.name for path in found] == ["mrpc-mini.png", "report.html"]
+    picture = found[0].read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert struct.unpack(">II", picture[16:24]) == (1650, 1350)
+    page = found[1].read_text(encoding="utf-8")
+    assert "<title>A &amp; B</title>" in page
+    assert page.count("<svg ") == 1 and page.count("<table>") == 2
+    assert 'aria-label="mrpc, mini: accuracy against cost. plain 0.850 at 5.00 GFLOPs; early &lt;b&gt; 0.700' in page
+    assert "<b>" not in page
+    assert not re.search(r"(?:src|href)=\"(?!#)", page)
+    assert set(re.findall(r"https?://[^\"]+", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_charts_are_the_same_again(tmp_path):
+    pages = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_charts(CELLS, [], "t", tmp_path / name)
+        pages.append(re.sub(r"\b[pmC0-9a-z_]*[0-9a-f]{10}\b", "", (tmp_path / name / "report.html").read_text()))
+    assert pages[0] == pages[1]
+
+
+def test_without_times_or_exits_the_chart_says_so():
+    bare = Cell("d", "c", "a", "accuracy", (0.5,), (), 1.0, 1.0, None, {}, (), {1: 0.5})
+    _, _, milliseconds, exits = draw([bare]).axes
+    assert [text.get_text() for text in milliseconds.texts] == ["not measured"]
+    assert [text.get_text() for text in exits.texts] == ["no run has several exits"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_seeds_are_counted(count):
+    title = draw([cell("a", (0.5,) * count, 1.0)]).get_suptitle()
+    assert title.endswith("1 seed)" if count == 1 else "3 seeds)")
