@@ -80,6 +80,7 @@ def apply(
         result = carry_out(planned, number, workshop)
         if result.skipped:
             run.progress.say("skipped: the head is trained already")
+        workshop.edits += [(number, edit) for edit in result.edits]
         entry = Entry(number, planned.name, digests[number - 1], result.edits, {}, result.seconds, result.skipped)
         _save_name(planned, entry, out, workshop)
         entry = replace(entry, saved=_relative(workshop.saved, out))
@@ -121,6 +122,7 @@ def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded
         journal.scratch(len(done) + 1),
         {name: _absolute(where, journal.out) for name, where in (done[-1].saved if done else {}).items()},
         logs=journal.out / "logs",
+        edits=[(entry.number, edit) for entry in done for edit in entry.edits],
     )
 
 

@@ -42,6 +42,8 @@ class Order:
         excused = before[verb](options, rounds, complain) if verb in before else set()
         for key in ("distill",) if verb == "distill" else ("teacher",) if verb == "prune" else ():
             self._teacher(key, options, complain)
+        if "rewind" in options and options["rewind"].plain() is True and self.factored:
+            complain("rewind", "the original has no factors to begin from; take 'rewind' out, or factorize later")
         if "restore" in options and options["restore"].plain() and not rounds:
             complain("restore", "'restore' works only inside a repeat; take it out")
         name = self.save_name(verb, options, rounds)

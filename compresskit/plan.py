@@ -100,6 +100,7 @@ class _Planner:
     def __init__(self, original: Original) -> None:
         self.original = original
         self.shape = original.shape
+        self.pace = "linear"
         self.wrong = Mistakes()
 
     def plan(self, verbs: Sequence[Verb]) -> Iterator[Planned]:
@@ -110,7 +111,7 @@ class _Planner:
                 yield self._one(piece, self.shape, Fraction(1), 0)
 
     def _repeat(self, repeat: Repeat) -> Iterator[Planned]:
-        start = self.shape
+        start, self.pace = self.shape, repeat.pace
         for iteration in range(1, repeat.times + 1):
             for piece in _joined(repeat.steps):
                 assert not isinstance(piece, Repeat)
@@ -135,11 +136,11 @@ class _Planner:
         before = [getattr(layer, target) for layer in start.layers]
         now = [getattr(layer, target) for layer in self.shape.layers]
         if prune.scope == "global":
-            kept = spread(min(towards(sum(before), self._total(prune, sum(before)), way), sum(now)), now)
+            kept = spread(min(self._towards(sum(before), self._total(prune, sum(before)), way), sum(now)), now)
         else:
             goals = [self._count(prune, prune.keep, full, target) for full in before]
             counts = zip(before, goals, now, strict=True)
-            kept = [min(towards(full, goal, way), here) for full, goal, here in counts]
+            kept = [min(self._towards(full, goal, way), here) for full, goal, here in counts]
         layers = (replace(layer, **{target: count}) for layer, count in zip(self.shape.layers, kept, strict=True))
         self.shape = replace(self.shape, layers=tuple(layers))
 
@@ -172,7 +173,7 @@ class _Planner:
                 factorize,
                 f"rank {goal} is more than the word embedding's {start.rank} by now; rank at most {start.rank}",
             )
-        self.shape = replace(self.shape, rank=towards(start.rank or full, goal, way))
+        self.shape = replace(self.shape, rank=self._towards(start.rank or full, goal, way))
 
     def _exit(self, exit_: Exit) -> None:
         if self.original.shape.exits:
@@ -210,6 +211,9 @@ class _Planner:
             self._mistake(verb, f"{option} {amount} is more than the {full} {what}; {option} at most {full}")
         return min(amount, full)
 
+    def _towards(self, start: int, goal: int, way: Fraction) -> int:
+        return towards(start, goal, way) if self.pace == "linear" else by_ratios(start, goal, way)
+
     def _mistake(self, verb: Verb, message: str) -> None:
         self.wrong.add(Where(verb.line), f"{verb.label}: {message}")
 
@@ -217,6 +221,11 @@ class _Planner:
 def towards(start: int, goal: int, way: Fraction) -> int:
     """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF schedules."""
     return int(start - (start - goal) * way)
+
+
+def by_ratios(start: int, goal: int, way: Fraction) -> int:
+    """The same where each round keeps the same part of what is left: start * (goal / start) ** (t / T)."""
+    return goal if way == 1 else max(int(start * (goal / start) ** float(way)), goal)
 
 
 def spread(total: int, most: Sequence[int]) -> list[int]:

@@ -114,6 +114,9 @@ def _recipe(root: Node, source: str, catalogue: Catalogue, mistakes: Mistakes) -
         mistakes.add(root.where, f"a recipe is a mapping with the keys {', '.join(TOP)}")
         return None
     top = root.value
+    if "study" in top and "recipe" not in top:
+        mistakes.add(top["study"].where, "this is a study, not a recipe; use compresskit sweep")
+        return None
     for key, node in top.items():
         if key not in TOP:
             mistakes.add(node.where, f"unknown key '{key}'{did_you_mean(key, TOP)}")

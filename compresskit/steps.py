@@ -43,6 +43,7 @@ class Workshop:
         seed: of the recipe.
         scratch: where Trainer checkpoints go.
         logs: where trackers that write files put them, a folder for each step.
+        edits: what was done to the model so far, with the number of the step that did it.
     """
 
     fresh: Callable[[], Checkpoint]
@@ -56,6 +57,16 @@ class Workshop:
     saved: dict[str, str] = field(default_factory=dict)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     logs: Path | None = None
+    edits: list[tuple[int, Edit]] = field(default_factory=list)
+
+    def rewind(self) -> None:
+        """Put back the original's weights, cut as the model is by now; exit heads are those that were drawn first."""
+        model = self.fresh().model.to(self.run.device)
+        for number, edit in self.edits:
+            torch.manual_seed(step_seed(self.seed, number))
+            perform(edit, model)
+        model.set_policy(self.model.config.exit_policy)
+        self.model = model
 
     def data(self) -> tuple[Encoded, Collate]:
         """The training data.
@@ -129,6 +140,8 @@ def _train(
     verb: Training, losses: Losses, teacher: Teacher | None, rate: float, number: int, workshop: Workshop
 ) -> float:
     rows, collate = workshop.data()
+    if verb.rewind:
+        workshop.rewind()
     model, seed = workshop.model, step_seed(workshop.seed, number)
     before = {layer: model.head_weights(layer) for layer in model.exit_layers}
     logs = None if workshop.logs is None else workshop.logs / f"{number:02d}-{verb.name}"

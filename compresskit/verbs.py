@@ -183,6 +183,8 @@ class Training(Verb):
     """Learning rate of the exit heads, where it is not `learning_rate`."""
     restore: float = Field(default=0.0, ge=0)
     """Inside a repeat, multiply the learning rate by (1 + restore) ** round, rounds counted from 1."""
+    rewind: bool = False
+    """Begin from the original's weights, with those units cut that are cut by now."""
     save_as: str | None = None
     """Name under which later steps may take the model as a teacher."""
 
@@ -310,12 +312,14 @@ class Distill(Training):
 
 
 class Repeat(Verb):
-    """Do steps several times; what `keep` and `rank` name is reached in equal parts."""
+    """Do steps several times; what `keep` and `rank` name is reached step by step."""
 
     name: ClassVar[str] = "repeat"
 
     times: int = Field(alias="repeat", ge=1)
     """Rounds."""
+    pace: Literal["linear", "geometric"] = "linear"
+    """How counts get to what `keep` and `rank` name: by equal differences, or by equal ratios."""
     steps: Annotated[tuple[InstanceOf[Verb], ...], ANYTHING]
     """What one round does; no repeat among them."""
 

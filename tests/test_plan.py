@@ -14,7 +14,7 @@ from compresskit.checkpoint import Original
 from compresskit.cost import CONVENTIONS, dims_of, flops, original_shape, parameters
 from compresskit.edits import AddExits, CutLayers, FactorizeEmbedding, LayerShape
 from compresskit.errors import RecipeError
-from compresskit.plan import make_plan, spread, towards
+from compresskit.plan import by_ratios, make_plan, spread, towards
 from compresskit.recipe import read_recipe
 from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.verbs import Distill, Exit, Factorize, Prune
@@ -277,6 +277,16 @@ def test_all_layers_together_keep_a_part_of_all_units_whose_cost_is_exact(plan_o
     dims = plan.original.dims
     assert parameters(dims, uneven) == parameters(dims, plan.shape)
     assert flops(dims, uneven) == flops(dims, plan.shape)
+
+
+def test_counts_may_go_by_equal_ratios(plan_of):
+    steps = plan_of("{repeat: 3, pace: geometric, steps: [{prune: neurons, by: magnitude, keep: 1/8}]}").steps
+    assert [step.shape.layers[0].neurons for step in steps] == [32, 16, 8]
+
+
+@pytest.mark.parametrize(("start", "goal", "left"), [(1000, 1, [100, 10, 1]), (10, 7, [8, 7, 7]), (5, 5, [5, 5, 5])])
+def test_on_the_way_by_ratios_nothing_falls_below_the_goal(start, goal, left):
+    assert [by_ratios(start, goal, Fraction(t, 3)) for t in (1, 2, 3)] == left
 
 
 def test_a_total_is_reached_in_equal_steps(plan_of):

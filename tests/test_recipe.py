@@ -251,6 +251,11 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
             3,
             "steps[0] finetune: the loss 'predictions' needs a teacher, and finetune has none; use 'distill: TEACHER'",
         ),
+        (
+            "- {factorize: word-embeddings, by: svd, rank: 4}\n  - finetune: {when: always, epochs: 1, rewind: true}\n",
+            4,
+            "steps[1] finetune: the original has no factors to begin from; take 'rewind' out, or factorize later",
+        ),
         ("- {exit: all, by: entropy}\n", 3, "steps[0] exit: entropy's 'threshold' is missing"),
         (
             "- exit: all\n    by: entropy\n    with:\n      threshold: -0.1\n",

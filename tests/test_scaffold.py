@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_it_tells_what_it_wrote_and_what_to_do(tmp_path, monkeypatch):
         "compresskit-sharp/pyproject.toml",
         "compresskit-sharp/recipes/sharp.yaml",
         "compresskit-sharp/tests/test_compresskit_sharp.py",
-        f"Install it with: pip install -e {made}. Then: compresskit strategies sharp; pytest {made}",
+        f"Install it with: pip install -e {made} pytest. Then: compresskit strategies sharp; pytest {made}",
     ]
     files = [path for path in Path("compresskit-sharp").rglob("*") if path.is_file()]
     assert not any("$" in path.read_text(encoding="utf-8") for path in files)
@@ -84,6 +85,13 @@ def test_other_names_are_refused(name, tmp_path):
     assert found.output == (
         f"Error: '{name}' is no name for a plugin; use small letters, digits and hyphens, as in my-score\n"
     )
+
+
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    found = run("taylor", "--kind", "exit", "--out", str(tmp_path / "there"))
+    assert (found.exit_code, (tmp_path / "there").exists()) == (1, False)
+    origin = f"compresskit {metadata.version('compresskit')}"
+    assert found.output == f"Error: there is a pruner called 'taylor' already ({origin}); choose another name\n"
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

@@ -291,6 +291,38 @@ def test_finetune_trains_every_weight_that_is_used(bench):
     assert not bench.model.training
 
 
+def test_rewinding_puts_back_the_first_weights_with_the_same_units_cut(bench):
+    (put_in,) = bench.do(EXIT)
+    drawn = {name: weight for name, weight in weights(bench.model).items() if name.startswith("exits.")}
+    _, cut = bench.do(
+        "finetune: {when: always, epochs: 2, learning_rate: 1e-2}",
+        "{prune: heads, by: magnitude, keep: 2}",
+        first=2,
+    )
+    bench.workshop.edits = [(1, put_in.edits[0]), *((3, edit) for edit in cut.edits)]
+    before = bench.model
+    bench.workshop.rewind()
+    model, first = bench.model, given().model
+    assert model is not before and model.shape == before.shape
+    assert type(model.policy) is type(before.policy) and model.policy == before.policy
+    for edit, now, whole in zip(cut.edits, layers(ANATOMY, model.network), layers(ANATOMY, first.network), strict=True):
+        rows = [row for head in edit.keep for row in range(8 * head, 8 * head + 8)]
+        assert torch.equal(now.attention.self.query.weight, whole.attention.self.query.weight[rows])
+        assert torch.equal(now.output.dense.weight, whole.output.dense.weight)
+    assert all(torch.equal(weights(model)[name], weight) for name, weight in drawn.items())
+    assert not all(torch.equal(weights(before)[name], weight) for name, weight in drawn.items())
+
+
+def test_a_training_that_rewinds_begins_from_the_first_weights(bench, monkeypatch):
+    begun = []
+    monkeypatch.setattr("compresskit.steps.teach", lambda lesson: begun.append(weights(lesson.model)) or 1.0)
+    with torch.no_grad():
+        bench.model.network.classifier.weight.add_(1)
+    bench.do("finetune: {when: always, epochs: 1}", "finetune: {when: always, rewind: true, epochs: 1}")
+    assert not same(begun[0], weights(given().model))
+    assert same(begun[1], weights(given().model))
+
+
 def test_d6_distilling_hidden_states_leaves_exits_as_they_were(bench):
     bench.workshop.saved["teacher"] = ORIGINAL
     bench.do(EXIT)

@@ -178,6 +178,9 @@ def evaluate(
     from compresskit.writing import saving
 
     tried = _numbers(thresholds)
+    if answers is not None and (answers.exists() or not answers.parent.is_dir()):
+        why = "is there already" if answers.exists() else "is in a folder that is not there"
+        raise CompresskitError(f"--answers {answers} {why}; name a new file in a folder that is there")
     ready = _load(model, run)
     if tried is not None and not settings(ready.model.policy, len(ready.labels), ready.model.depth):
         raise CheckpointError(f"{model} does not leave early by a threshold; leave --thresholds out")
@@ -190,6 +193,7 @@ def evaluate(
         told = {"task": corpus.task.kind, "classes": list(corpus.task.labels)} | found.answers.to_json()
         with saving(answers):
             answers.write_text(json.dumps(told), encoding="utf-8")
+        terminal.say(f"{len(found.answers.labels):,} answers written to {answers}")
     if as_json:
         _print_json(found.to_json())
     else:
@@ -250,10 +254,12 @@ def strategies(*, name: str | None, as_json: bool) -> None:
     """List what recipes can name after `by`, and where it comes from; or show one's manual page."""
     from compresskit.catalogue import load_catalogue
     from compresskit.views import catalogue_tables, manual_page
+    from compresskit.wording import did_you_mean
 
     entries = [entry for entry in load_catalogue().entries() if name in (None, entry.name)]
     if not entries:
-        raise CompresskitError(f"there is no strategy '{name}'; `compresskit strategies` lists them")
+        hint = did_you_mean(str(name), sorted({entry.name for entry in load_catalogue().entries()}))
+        raise CompresskitError(f"there is no strategy '{name}'{hint}; `compresskit strategies` lists them")
     if as_json:
         listed = [{"kind": entry.kind, "name": entry.name, "summary": entry.summary} for entry in entries]
         _print_json([row | asdict(entry.origin) for row, entry in zip(listed, entries, strict=True)])
@@ -299,11 +305,17 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
 def new_plugin(*, name: str, kind: str, out: Path | None) -> None:
     """Write a plugin to start from: it installs, passes its tests and runs in a recipe at once."""
     from compresskit import scaffold
+    from compresskit.catalogue import load_catalogue
 
+    taken = [entry for entry in load_catalogue().entries() if entry.name == name and entry.kind != "architecture"]
+    if taken:
+        entry = taken[0]
+        raise CompresskitError(f"there is a {entry.kind} called '{name}' already ({entry.origin}); choose another name")
     target = out or Path(f"compresskit-{name}")
     for path in scaffold.new_plugin(name, kind, target):
         click.echo(target / path)
-    click.echo(f"Install it with: pip install -e {target}. Then: compresskit strategies {name}; pytest {target}")
+    then = f"compresskit strategies {name}; pytest {target}"
+    click.echo(f"Install it with: pip install -e {target} pytest. Then: {then}")
 
 
 @cli.command()

@@ -32,8 +32,8 @@ def sweep(
     """Carry out every run of a study and compare them. The same command again goes on where it was stopped."""
     from compresskit.sweep import results
     from compresskit.sweep.charts import write_charts
-    from compresskit.sweep.plans import plan_table, plans_of, plans_to_json
-    from compresskit.sweep.runner import Sweep
+    from compresskit.sweep.plans import check_data, plan_table, plans_of, plans_to_json
+    from compresskit.sweep.runner import Sweep, read_results
     from compresskit.sweep.study import read_study
 
     asked = read_study(study, overrides, data_needed=not plan_only).only(only)
@@ -48,10 +48,12 @@ def sweep(
     if out is None:
         raise click.UsageError("give --out DIR, where the runs go, or --plan-only")
     machine = ("--device", device, "--precision", precision)
-    todo = Sweep(asked, plans_of(asked), out, jobs, shlex.split(launcher), machine)
+    plans = plans_of(asked)
+    check_data(asked)
+    todo = Sweep(asked, plans, out, jobs, shlex.split(launcher), machine)
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
-    found = results.cells(lines, out, asked.against)
+    found = results.cells(lines, out, asked.against, read_results(out))
     shown = results.tables(found, asked.against)
     if found:
         terminal.say(f"charts and tables: {write_charts(found, shown, asked.name, out)[-1]}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from compresskit.checkpoint import read_original
+from compresskit.checkpoint import Original, read_original
+from compresskit.data import load_corpus
+from compresskit.errors import CompresskitError
 from compresskit.plan import Plan, make_plan
 from compresskit.sweep.study import Study
 from compresskit.tables import Table
@@ -16,8 +18,37 @@ def plans_of(study: Study) -> dict[str, Plan]:
     Raises:
         CompresskitError: a checkpoint can't be read, or a recipe does not fit it.
     """
-    originals = {name: read_original(where) for name, where in study.checkpoints.items()}
+    originals = _originals(study)
     return {run.folder: make_plan(run.recipe, originals[run.checkpoint]) for run in study.runs}
+
+
+def check_data(study: Study) -> None:
+    """Read the rows of every data set that a run needs, so that what is wrong with one is known before any run.
+
+    Raises:
+        CompresskitError: every mistake, with the name of its data set.
+    """
+    wrong = []
+    for name in dict.fromkeys(run.data for run in study.runs):
+        where, options = study.data[name]
+        try:
+            load_corpus(where, options)
+        except CompresskitError as error:
+            wrong.append(f"data.{name}: {error}")
+    if wrong:
+        raise CompresskitError("\n".join(wrong))
+
+
+def _originals(study: Study) -> dict[str, Original]:
+    found, wrong = {}, []
+    for name, where in study.checkpoints.items():
+        try:
+            found[name] = read_original(where)
+        except CompresskitError as error:  # noqa: PERF203 - every mistake is to be told
+            wrong.append(f"checkpoints.{name}: {error}")
+    if wrong:
+        raise CompresskitError("\n".join(wrong))
+    return found
 
 
 def plans_to_json(study: Study) -> list[dict[str, Any]]:
@@ -26,7 +57,7 @@ def plans_to_json(study: Study) -> list[dict[str, Any]]:
     Raises:
         CompresskitError: as `plans_of`.
     """
-    originals = {name: read_original(where) for name, where in study.checkpoints.items()}
+    originals = _originals(study)
     return [
         {"run": name, "checkpoint": where, **make_plan(recipe, originals[where]).to_json()}
         for name, (recipe, places) in study.plans.items()

@@ -118,14 +118,27 @@ class Cell:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def cells(lines: Sequence[Mapping[str, Any]], out: Path, against: str | None) -> list[Cell]:
-    """The finished runs, seeds put together, in the order of the lines."""
+def cells(
+    lines: Sequence[Mapping[str, Any]],
+    out: Path,
+    against: str | None,
+    others: Sequence[Mapping[str, Any]] = (),
+) -> list[Cell]:
+    """The finished runs, seeds put together, in the order of the lines.
+
+    Args:
+        lines: of the runs that are to be shown.
+        out: the sweep's folder, where their answers are.
+        against: the run that they are compared with.
+        others: lines among which that run may be, where it is not to be shown.
+    """
     done = [line for line in lines if line["state"] == "done"]
     order = {place: number for number, place in reversed(list(enumerate(map(_place, done))))}
     found = []
     for _, group in groupby(sorted(done, key=lambda line: order[_place(line)]), key=_place):
         mine = list(group)
-        theirs = [line for line in done if line["run"] == against and _place(line)[:2] == _place(mine[0])[:2]]
+        known = [*done, *(line for line in others if line["state"] == "done")]
+        theirs = [line for line in known if line["run"] == against and _place(line)[:2] == _place(mine[0])[:2]]
         found.append(_cell(mine, _difference(mine, theirs, out) if mine[0]["run"] != against else None))
     return found
 
@@ -251,7 +264,7 @@ def _scores(title: str, found: Sequence[Cell], against: str | None) -> Table:
         n = max(cell.difference.rows for cell in found if cell.difference)
         notes.append(f"Points of accuracy with 95 % intervals (paired bootstrap) and McNemar's p, on {n:,} rows.")
     if any(dominated(cell, found) for cell in found):
-        notes.append("A dot marks runs that another one beats in score and FLOPs.")
+        notes.append("A dot: another run is no worse in score and FLOPs, and better in one.")
     return Table(title, tuple(columns), tuple(rows), " ".join(notes))
 
 

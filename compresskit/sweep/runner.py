@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -125,9 +126,7 @@ class Sweep:
         Raises:
             KeyboardInterrupt: the user stopped it; what runs is stopped too, and kept as far as it is.
         """
-        with saving(self.out):
-            (self.out / "runs").mkdir(parents=True, exist_ok=True)
-            _mend(self.out / RESULTS)
+        self._claim()
         try:
             while any(one.state not in ("done", "failed") for one in self.all):
                 for one in self.all:
@@ -139,6 +138,7 @@ class Sweep:
                 board.show([one.told for one in self.all])
                 time.sleep(BEAT)
             self._time(board)
+            self._tidy()
         finally:
             for one in self.all:
                 if one.process is not None:
@@ -146,6 +146,23 @@ class Sweep:
                     one.process.wait()
                 self._close(one)
         return [one.line for one in self.all]
+
+    def _claim(self) -> None:
+        """Begin, or go on, in a folder that nothing else is in.
+
+        Raises:
+            CompresskitError: the folder holds something else, or the launcher is not there.
+        """
+        if shutil.which(self.launcher[0]) is None:
+            raise CompresskitError(f"--launcher {self.launcher[0]}: there is no such command; install it or correct it")
+        inside = sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else []
+        if self.out.is_file() or (inside and RESULTS not in inside):
+            what = f"{inside[0]} is in it" if inside else "it is a file"
+            raise CompresskitError(f"--out {self.out} was not written by compresskit sweep ({what}); give a new folder")
+        with saving(self.out):
+            (self.out / "runs").mkdir(parents=True, exist_ok=True)
+            (self.out / RESULTS).touch()
+            _mend(self.out / RESULTS)
 
     def _running(self) -> int:
         return sum(one.process is not None for one in self.all)
@@ -205,8 +222,12 @@ class Sweep:
 
     def _evaluate(self, one: Progress, state: State, timing: str) -> None:
         data = one.run.command[one.run.command.index("--data") + 1]
-        answers = str(one.out.with_name(f"{one.out.name}.answers.json"))
-        words = ("evaluate", str(one.out), "--data", data, *one.run.rows, "--answers", answers, timing, "--json")
+        told: tuple[str, ...] = ()
+        if state == "evaluating":
+            answers = one.out.with_name(f"{one.out.name}.answers.json")
+            answers.unlink(missing_ok=True)
+            told = ("--answers", str(answers))
+        words = ("evaluate", str(one.out), "--data", data, *one.run.rows, *told, timing, "--json")
         self._start(one, state, (*words, *self.machine), launcher=(sys.executable,))
 
     def _time(self, board: Board) -> None:
@@ -219,6 +240,14 @@ class Sweep:
                 one.process.wait()
                 self._ended(one)
                 board.show([other.told for other in self.all])
+
+    def _tidy(self) -> None:
+        """One line a run, where there are older ones of the same run."""
+        lines = [json.dumps(line) for line in read_results(self.out)]
+        beside = self.out / f".{RESULTS}"
+        with saving(self.out):
+            beside.write_text("\n".join([*lines, ""]), encoding="utf-8")
+            beside.replace(self.out / RESULTS)
 
     def _write(self, one: Progress, state: State, more: Mapping[str, Any]) -> None:
         run = one.run

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compresskit import yaml_tree
+from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.recipe import Recipe, read_recipe
 from compresskit.wording import complaint, did_you_mean, option, show
@@ -41,7 +42,7 @@ class DataPart(Part):
     """One or two columns of text."""
     label_column: str | None = None
     """The column of labels."""
-    task: str | None = None
+    task: Literal["auto", "classification", "regression"] | None = None
     """`classification` or `regression`, where it can't be seen."""
     max_train_rows: Count | None = None
     """Draw so many training rows."""
@@ -114,6 +115,7 @@ class Study:
         runs: in the order of the file; data first, then checkpoints, seeds and recipes.
         against: name of the run that all others are compared with, or None.
         checkpoints: folder or Hub id by name.
+        data: where each data set is, and how its rows are read, by name.
         plans: recipes by the name of their run, for `--plan-only`, with the checkpoints that each is for.
     """
 
@@ -122,6 +124,7 @@ class Study:
     runs: tuple[StudyRun, ...]
     against: str | None
     checkpoints: Mapping[str, str]
+    data: Mapping[str, tuple[str, DataOptions]] = field(default_factory=dict)
     plans: Mapping[str, tuple[Recipe, tuple[str, ...]]] = field(default_factory=dict)
 
     def only(self, names: Sequence[str]) -> Study:
@@ -188,6 +191,9 @@ class _Reader:
             self.mistakes.add(self.root.where, f"a study is a mapping with the keys {', '.join(TOP)}")
             return None
         self.top = self.root.value
+        if "recipe" in self.top and "study" not in self.top:
+            self.mistakes.add(self._where("recipe"), "this is a recipe, not a study; use compresskit apply")
+            return None
         for key, node in self.top.items():
             if key not in TOP:
                 self.mistakes.add(node.where, f"unknown key '{key}'{did_you_mean(key, TOP)}")
@@ -198,8 +204,9 @@ class _Reader:
         seeds = self._seeds()
         parts = self._runs(checkpoints, data)
         against = self._plain("against")
-        if against is not None and against not in parts:
-            self.mistakes.add(self._where("against"), f"'against' must name a run, one of {', '.join(parts)}")
+        if against is not None and against not in parts and parts and not self.mistakes:
+            hint = did_you_mean(str(against), parts)
+            self.mistakes.add(self._where("against"), f"'against' must name a run{hint}, one of {', '.join(parts)}")
         recipes = {
             (name, where): recipe
             for name, (part, node) in parts.items()
@@ -214,7 +221,9 @@ class _Reader:
             for name, (part, _) in parts.items()
         }
         name, about = (str(self._plain(key) or "") for key in ("name", "about"))
-        return Study(name or self.path.stem, about, runs, None if against is None else str(against), checkpoints, plans)
+        rows = {name: (self._path(part.data), _data_options(part, self._path)) for name, part in data.items()}
+        versus = None if against is None else str(against)
+        return Study(name or self.path.stem, about, runs, versus, checkpoints, rows, plans)
 
     def _plain(self, key: str) -> Any:
         return self.top[key].plain() if key in self.top else None
@@ -301,7 +310,9 @@ class _Reader:
                     self.mistakes.add(where, f"{label}: unknown option '{key}'{did_you_mean(key, known)}")
                 else:
                     self.mistakes.add(where, f"{label}: '{option(path)}' {complaint(found)}")
-        return None
+            # What is left without the unknown may have mistakes of its own.
+            rest = {key: value for key, value in node.value.items() if key in known}
+            return self._part(kind, Node(rest, node.where), label) if len(rest) < len(node.value) else None
 
     def _recipe(self, part: RunPart, data: str, node: Node) -> Recipe | None:
         try:
@@ -337,7 +348,18 @@ class _Reader:
                     yield StudyRun(checkpoint, on, name, seed, recipe, (*words, *learnt, *read), read)
 
 
-def _options(rows: DataPart, path: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _data_options(rows: DataPart, path: Callable[[str], str]) -> DataOptions:
+    return DataOptions(
+        None if rows.text_columns is None else tuple(rows.text_columns.split(",")),
+        rows.label_column,
+        rows.task or "auto",
+        None if rows.eval_data is None else path(rows.eval_data),
+        rows.max_train_rows,
+        rows.max_eval_rows,
+    )
+
+
+def _options(rows: DataPart, path: Callable[[str], str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Options for learning alone, and those for reading rows at all."""
     given = {
         "--eval-data": None if rows.eval_data is None else path(rows.eval_data),

@@ -92,4 +92,6 @@ def test_a_strategy_has_a_manual_page(command):
     assert shown.startswith("exit-policy entropy (from compresskit ")
     assert "threshold: in nats" in shown
     failed = command("strategies", "entropi", code=1)
-    assert failed.stderr == "Error: there is no strategy 'entropi'; `compresskit strategies` lists them\n"
+    assert failed.stderr == (
+        "Error: there is no strategy 'entropi' (did you mean 'entropy'?); `compresskit strategies` lists them\n"
+    )

@@ -106,5 +106,5 @@ def test_tables_tell_scores_and_costs(tmp_path):
     assert scores.rows[0] == ("good", "0.910 ± 0.014", "", "", "")
     assert scores.rows[1][:3] == ("· poor", "0.810 ± 0.014", "")
     assert scores.rows[1][3].startswith("-37.5 (")
-    assert scores.note.endswith("on 4 rows. A dot marks runs that another one beats in score and FLOPs.")
+    assert scores.note.endswith("on 4 rows. A dot: another run is no worse in score and FLOPs, and better in one.")
     assert costs.rows[0] == ("good", "4.00", "2.00", "", "", "")

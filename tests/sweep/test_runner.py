@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from compresskit.cli import cli
+from compresskit.errors import CompresskitError
 from compresskit.sweep.plans import plans_of
 from compresskit.sweep.runner import RESULTS, Sweep, read_results
 from compresskit.sweep.study import read_study
@@ -48,7 +49,9 @@ if sys.argv[1] == "apply":
     side = {"parameters": 100, "flops": {"flops_all": 10.0}}
     print(json.dumps({"original": side, "model": {"parameters": 50, "flops": {"flops_all": 4.0}}}))
 else:
-    Path(after("--answers")).write_text(json.dumps({"task": "classification", "labels": [0, 1], "answers": [0, 0]}))
+    told = {"task": "classification", "labels": [0, 1], "answers": [0, 0]}
+    if "--answers" in sys.argv:
+        Path(after("--answers")).write_text(json.dumps(told))
     times = [{"label": "full", "batch": 1, "median": 2.0}] if "--timing" in sys.argv else []
     found = {"metric": "accuracy", "value": 0.5, "operating_point": None, "sweep": [], "milliseconds": times}
     print(json.dumps(found))
@@ -199,12 +202,30 @@ def test_what_is_done_is_not_done_again(place):
     assert (place / "diary").read_text() == ""
 
 
+def test_a_launcher_that_is_not_there_and_a_folder_of_others_are_refused(place):
+    study = read_study(place / "study.yaml")
+    with pytest.raises(CompresskitError) as error:
+        Sweep(study, plans_of(study), place / "out", launcher=["nonsense"]).carry_out(Watcher())
+    assert str(error.value) == "--launcher nonsense: there is no such command; install it or correct it"
+    assert not (place / "out").exists()
+    with pytest.raises(CompresskitError) as error:
+        Sweep(study, plans_of(study), place / "model").carry_out(Watcher())
+    assert str(error.value) == (
+        f"--out {place / 'model'} was not written by compresskit sweep (config.json is in it); give a new folder"
+    )
+
+
+def test_there_is_one_line_a_run_in_the_end(place):
+    sweep(place)
+    assert len((place / "out" / RESULTS).read_text().splitlines()) == 4
+
+
 def test_a_line_that_a_kill_cut_short_is_written_again(place):
     sweep(place)
     path = place / "out" / RESULTS
     whole = path.read_text().splitlines()
     path.write_text("\n".join(whole[:-1]) + "\n" + whole[-1][:30])
-    assert len(read_results(place / "out")) == 4  # of the last run its line without milliseconds is there still
+    assert len(read_results(place / "out")) == 3
     lines, _ = sweep(place)
     assert [line["state"] for line in lines] == ["done"] * 4
     assert all(json.loads(line) for line in path.read_text().splitlines())
@@ -214,8 +235,10 @@ def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch):
     monkeypatch.setenv("PAUSE", "0.5")
     code = textwrap.dedent(
         """
+        import signal
         import sys
         from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without it
         from compresskit.sweep.plans import plans_of
         from compresskit.sweep.runner import Sweep
         from compresskit.sweep.study import read_study

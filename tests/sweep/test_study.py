@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from compresskit.cli import cli
 from compresskit.errors import CompresskitError
-from compresskit.sweep.plans import plans_of, plans_to_json
+from compresskit.sweep.plans import check_data, plans_of, plans_to_json
 from compresskit.sweep.study import read_study
 from compresskit.testing import save_tiny
 
@@ -168,7 +168,11 @@ def test_a_plan_needs_no_data(read, root):
             "line 9: runs[1]: data 'txt' is none of the study's (did you mean 'text'?): text, other",
         ),
         ("name: shape", "name: heads", "line 9: runs[1]: another run is called 'heads'; give it a 'name' of its own"),
-        ("against: heads", "against: head", "line 10: 'against' must name a run, one of heads, shape"),
+        (
+            "against: heads",
+            "against: head",
+            "line 10: 'against' must name a run (did you mean 'heads'?), one of heads, shape",
+        ),
         (
             "set: [steps.1.keep=2]",
             "sets: [steps.1.keep=2]",
@@ -200,6 +204,31 @@ def test_seeds_and_runs_must_be_lists(mistakes):
     assert mistakes("- study\n") == [
         "line 1: a study is a mapping with the keys study, name, about, checkpoints, data, seeds, runs, against"
     ]
+
+
+def test_unknown_options_hide_no_other_mistake(mistakes):
+    assert mistakes(STUDY.replace("name: shape, set: [steps.1.keep=2]", "nam: shape, set: [steps.1.kep=2]")) == [
+        "line 9: runs[1]: unknown option 'nam' (did you mean 'name'?)",
+        "line 9: shape-8x: --set steps.1.kep=2: steps[1] prune: unknown option 'kep' (did you mean 'keep'?)",
+    ]
+
+
+def test_data_and_checkpoints_that_are_not_there_are_all_told_before_anything_runs(read, root):
+    study = read(STUDY, "checkpoints.tiny=/no/model", "data.more=/no/rows")
+    with pytest.raises(CompresskitError) as error:
+        plans_of(study)
+    assert str(error.value).startswith("checkpoints.tiny: ")
+    with pytest.raises(CompresskitError) as error:
+        check_data(study)
+    told = str(error.value).splitlines()
+    assert [line.partition(":")[0] for line in told] == ["data.text", "data.other", "data.more"]
+
+
+def test_a_recipe_is_no_study_and_a_study_no_recipe(mistakes, root, read):
+    assert mistakes(HEADS) == ["line 1: this is a recipe, not a study; use compresskit apply"]
+    read()
+    found = CliRunner().invoke(cli, ["check", str(root / "study.yaml")])
+    assert "line 1: this is a study, not a recipe; use compresskit sweep" in found.output
 
 
 def test_a_study_that_is_not_there(tmp_path):

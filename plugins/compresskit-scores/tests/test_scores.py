@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from compresskit_scores import DropNet, Fisher, Michel, Molchanov, Random
+from transformers import BertConfig
 
 from compresskit import UnitTrace
+from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import Original
+from compresskit.cost import original_shape
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
 from compresskit.testing import apply_tiny, parametrize
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -134,6 +140,18 @@ def test_padding_changes_nothing(pruner):
 def test_michels_recipe_cuts_heads_of_all_layers_together(tmp_path):
     report = apply_tiny(RECIPES / "michel-heads.yaml", tmp_path, "steps.0.finetune.epochs=0.5")
     assert sum(layer.heads for layer in report.model.shape.layers) == 5  # 0.6 of 8, rounded
+
+
+def test_p9_dropnets_recipe_keeps_eight_tenths_in_each_round(tmp_path):
+    """Of 3,072 neurons in 12 layers, as planned for BERT base."""
+    bert = load_catalogue().anatomy("bert")
+    original = Original("bert", BertConfig(), bert, original_shape(bert, BertConfig()))
+    plan = make_plan(read_recipe(RECIPES / "dropnet-neurons.yaml"), original)
+    left = [sum(layer.neurons for layer in step.shape.layers) for step in plan.steps if step.name == "prune"]
+    assert left == [int(12 * 3072 * 0.8**round_) for round_ in range(1, 10)] + [round(12 * 3072 * 0.8**10)]
+    quick = ("steps.0.finetune.epochs=0.5", "steps.1.repeat=2", "steps.1.steps.1.finetune.epochs=0.5")
+    report = apply_tiny(RECIPES / "dropnet-neurons.yaml", tmp_path, *quick)
+    assert sum(layer.neurons for layer in report.model.shape.layers) == 14
 
 
 def test_molchanovs_recipe_halves_the_neurons(tmp_path):
