@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from torch import BoolTensor, Generator, Tensor, nn
 
@@ -76,6 +76,14 @@ class Context(Protocol):
         ...
 
 
+class Projections(NamedTuple):
+    """What one layer's attention works with: (batch, heads, tokens, size) each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
 @dataclass(frozen=True)
 class Trace:
     """What one forward pass showed.
@@ -87,6 +95,9 @@ class Trace:
         mask: (batch, tokens), 1 where there is a token and 0 where there is padding.
         signals: (batch,) per exit, what heads that say more than logits say; empty for all others.
         step: of the training, from 0: how many optimizer steps came before.
+        attention: of each layer, if recorded.
+        projected: the hidden states in the teacher's size, by a linear layer that is trained along and then thrown
+            away; only of a student, and only for a distiller that says `projects`.
     """
 
     logits: Mapping[int, Tensor]
@@ -94,6 +105,8 @@ class Trace:
     mask: Tensor
     signals: Mapping[int, Tensor] = field(default_factory=dict)
     step: int = 0
+    attention: tuple[Projections, ...] = ()
+    projected: tuple[Tensor, ...] = ()
 
     @property
     def last(self) -> Tensor:
@@ -168,6 +181,11 @@ class Distiller(Strategy):
 
     needs_teacher: ClassVar[bool] = True
     needs_hidden: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False
+    """Whether it looks at queries, keys and values; a teacher's are computed anew for every batch."""
+    projects: ClassVar[bool] = False
+    """Whether it looks at `student.projected`. All hidden states share one linear layer; between states of equal size
+    it begins as the identity."""
     needs_logits: ClassVar[bool] = True
     """Without it, training the exit heads alone by this loss would move nothing, and is refused."""
     same_hidden_size: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from compresskit.interfaces import Batch, Trace
+from compresskit.interfaces import Batch, Distiller, Trace
 from compresskit.teachers import Teacher
 from compresskit.verbs import Loss
 
@@ -19,9 +19,19 @@ def switched_on(losses: Losses, done: float) -> list[Loss]:
     return [loss for loss in losses.values() if done >= loss.after]
 
 
+def looks_at_hidden(distiller: Distiller) -> bool:
+    """Whether it wants hidden states recorded."""
+    return distiller.needs_hidden or distiller.projects
+
+
 def needs_hidden(losses: Losses) -> bool:
     """Whether any of them looks at hidden states."""
-    return any(loss.distiller.needs_hidden for loss in losses.values())
+    return any(looks_at_hidden(loss.distiller) for loss in losses.values())
+
+
+def needs_attention(losses: Losses) -> bool:
+    """Whether any of them looks at queries, keys and values."""
+    return any(loss.distiller.needs_attention for loss in losses.values())
 
 
 def needs_teacher(losses: Losses) -> bool:
@@ -31,7 +41,10 @@ def needs_teacher(losses: Losses) -> bool:
 
 def total(losses: list[Loss], student: Trace, teacher: Teacher | None, batch: Batch) -> Tensor:
     """The weighted sum, a scalar in fp32."""
-    hidden = any(loss.distiller.needs_hidden for loss in losses)
-    said = teacher.trace(batch, hidden) if teacher and any(loss.distiller.needs_teacher for loss in losses) else None
+    asked = [loss.distiller for loss in losses if loss.distiller.needs_teacher]
+    said = None
+    if teacher and asked:
+        attention = any(distiller.needs_attention for distiller in asked)
+        said = teacher.trace(batch, any(map(looks_at_hidden, asked)), attention)
     parts = [loss.weight * loss.distiller.loss(student, said, batch) for loss in losses]
     return torch.stack([part.float() for part in parts]).sum()

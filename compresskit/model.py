@@ -7,8 +7,10 @@ between the layers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,13 +20,13 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from compresskit import registration
-from compresskit.anatomy import Anatomy, find, layers
+from compresskit.anatomy import Anatomy, find, head_size, layers, linear
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, PluginError, RecipeError
-from compresskit.interfaces import ExitPolicy, ExitTrail, Trace
+from compresskit.interfaces import ExitPolicy, ExitTrail, Projections, Trace
 from compresskit.modules import scale_gradient
 
 
@@ -39,6 +41,8 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
         exit_logits: (batch, classes) of every exit, by layer number, where the whole depth was run on request.
         exit_signals: (batch,) of every exit whose head says more than logits, likewise.
         hidden_states: L + 1 tensors (batch, tokens, hidden), where recorded.
+        projections: queries, keys and values of each layer, where recorded.
+        projected: the hidden states in a teacher's size, where there is a layer for that and they are recorded.
     """
 
     loss: Tensor | None = None
@@ -47,6 +51,8 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
     exit_logits: dict[int, Tensor] | None = None
     exit_signals: dict[int, Tensor] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    projections: tuple[Projections, ...] | None = None
+    projected: tuple[Tensor, ...] | None = None
 
 
 NOT_TAKEN = ("inputs_embeds", "position_ids", "output_attentions", "head_mask")
@@ -86,6 +92,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.network = network
         self.exits = nn.ModuleDict()
         self.exits_share: nn.Module | None = None
+        self.projection: nn.Linear | None = None
         self.shape: Shape = original_shape(self.anatomy, network.config)
         self.leave_early = True
         self.policy: ExitPolicy | None = None
@@ -217,6 +224,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         hidden: bool = False,
         exits: tuple[int, ...] | None = None,
         gradient_equilibrium: bool = False,
+        attention: bool = False,
     ) -> Trace:
         """Run the whole depth and answer at every exit, in the train or eval mode the model is in.
 
@@ -226,7 +234,45 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             exits: answer at these layers only; all exits where None.
             gradient_equilibrium: rescale gradients between layers, so that layer k receives the mean, not the sum, of
                 the gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
+            attention: also record queries, keys and values.
         """
+        with self._overheard(attention) as heard:
+            trace = self._through(batch, exits, gradient_equilibrium)
+            return replace(
+                trace,
+                hidden=trace.hidden if hidden else (),
+                attention=tuple(map(self._split, layers(self.anatomy, self.network), heard)),
+                projected=self._project(trace.hidden) if hidden and self.projection is not None else (),
+            )
+
+    def _project(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert self.projection is not None
+        return tuple(self.projection(state) for state in states)
+
+    @contextmanager
+    def _overheard(self, wanted: bool) -> Iterator[list[dict[str, Tensor]]]:
+        """What the query, key and value matrices of each layer put out while it lasts; nothing where not wanted."""
+        heard: list[dict[str, Tensor]] = [{} for _ in range(self.depth)] if wanted else []
+        hooks = [
+            linear(layer, piece.path).register_forward_hook(partial(_note, notes, piece.role))
+            for layer, notes in zip(layers(self.anatomy, self.network), heard, strict=False)
+            for piece in self.anatomy.heads
+            if piece.role in Projections._fields
+        ]
+        try:
+            yield heard
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _split(self, layer: nn.Module, notes: dict[str, Tensor]) -> Projections:
+        """(batch, tokens, heads * size) each to (batch, heads, tokens, size)."""
+        size = head_size(self.anatomy, layer)
+        parts = {role: whole.reshape(*whole.shape[:-1], -1, size).transpose(1, 2) for role, whole in notes.items()}
+        return Projections(**parts)
+
+    def _through(self, batch: Mapping[str, Tensor], exits: tuple[int, ...] | None, gradient_equilibrium: bool) -> Trace:
+        """Logits of the exits asked for, and every hidden state."""
         exits = self.exit_layers if exits is None else exits
         mask = batch["attention_mask"]
         state = self.embed(batch)
@@ -246,7 +292,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             if gradient_equilibrium and number < max(exits):
                 # The layer below sees only the exits above it, so this one's share is taken out again.
                 state = scale_gradient(state, above - (number in exits))
-        return Trace(logits, tuple(states) if hidden else (), mask, signals)
+        return Trace(logits, tuple(states), mask, signals)
 
     def forward(  # noqa: PLR0913, PLR0917 - transformers has these names, and Trainer looks for some of them
         self,
@@ -256,6 +302,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         labels: Tensor | None = None,
         record_exits: tuple[int, ...] | None = None,
         record_hidden: bool = False,
+        record_attention: bool = False,
         gradient_equilibrium: bool = False,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -267,7 +314,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             input_ids, attention_mask, token_type_ids: (batch, tokens).
             labels: (batch,) class numbers, or numbers for regression.
             record_exits: run the whole depth and return the logits of these exits too.
-            record_hidden, gradient_equilibrium: as in `trace`; only with `record_exits`.
+            record_hidden, record_attention, gradient_equilibrium: as in `trace`; only with `record_exits`.
             output_hidden_states, return_dict: as in every model of transformers; hidden states at full depth only.
             others: inputs that tokenizers produce and this family does not read.
 
@@ -289,11 +336,13 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             early = CompressedOutput(self._loss(logits, labels), logits, left)
             return early.to_tuple() if return_dict is False else early
         record_hidden = record_hidden or bool(output_hidden_states)
-        trace = self.trace(batch, record_hidden, record_exits or (self.depth,), gradient_equilibrium)
+        exits = record_exits or (self.depth,)
+        trace = self.trace(batch, record_hidden, exits, gradient_equilibrium, record_attention)
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = (None, None) if record_exits is None else (dict(trace.logits), dict(trace.signals))
         hidden = trace.hidden if record_hidden else None
-        output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden)
+        more = (trace.attention or None, trace.projected or None)
+        output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden, *more)
         return output.to_tuple() if return_dict is False else output
 
     def _leave_early(self, batch: Mapping[str, Tensor], policy: ExitPolicy) -> tuple[Tensor, Tensor]:
@@ -368,6 +417,11 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
             )
         return (model, info) if wanted else model
+
+
+def _note(notes: dict[str, Tensor], role: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    """A forward hook that keeps what a matrix puts out."""
+    notes[role] = output
 
 
 def leavers(policy: ExitPolicy, trail: ExitTrail) -> Tensor:

@@ -15,7 +15,7 @@ from compresskit.anatomy import Group, Member, UnitTarget, groups
 from compresskit.batches import Collate, Encoded
 from compresskit.errors import PluginError
 from compresskit.interfaces import Batch, Pruner, Reduce, UnitTrace
-from compresskit.losses import Losses, needs_hidden, switched_on, total
+from compresskit.losses import Losses, needs_attention, needs_hidden, switched_on, total
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.run import Run
 from compresskit.runtime.processor import quick_gradients
@@ -166,7 +166,8 @@ class Scoring:
 
     def _loss(self, batch: Batch) -> Tensor:
         with self.run.autocast():
-            trace = self.model.trace(batch, needs_hidden(self.losses), self.exits, self.gradient_equilibrium)
+            recorded = needs_hidden(self.losses), self.exits, self.gradient_equilibrium, needs_attention(self.losses)
+            trace = self.model.trace(batch, *recorded)
         student = replace(trace, logits={n: z.float() for n, z in trace.logits.items()})
         return total(switched_on(self.losses, 1.0), student, self.teacher, batch)
 

@@ -271,6 +271,10 @@ class _Losses:
                 self._say(where, f"{name}: 'after' means nothing here, as pruning trains nothing; take it out")
             if self.verb is Prune and loss.distiller.needs_teacher and not named:
                 self._say(where, f"the loss '{name}' needs a teacher; add 'teacher: NAME'")
+            if self.verb is Prune and loss.distiller.projects:
+                self._say(
+                    where, f"the loss '{name}' trains a projection along, and pruning trains nothing; take it out"
+                )
             if self.verb is Finetune and loss.distiller.needs_teacher:
                 self._say(where, f"the loss '{name}' needs a teacher, and finetune has none; use 'distill: TEACHER'")
 

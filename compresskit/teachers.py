@@ -98,24 +98,25 @@ class Teacher:
             start, length = self.starts[index], self.lengths[index]
             self.hidden[start : start + length] = block[row, :length]
 
-    def ask(self, batch: Mapping[str, Tensor], hidden: bool) -> Trace:
+    def ask(self, batch: Mapping[str, Tensor], hidden: bool, attention: bool = False) -> Trace:
         """Run the teacher now: eval mode, no gradients, every exit, the inputs that its own family reads."""
         self.model.eval()
         on_device = {name: batch[name].to(self.run.device) for name in self.model.input_names if name in batch}
         with torch.no_grad(), self.run.autocast():
-            trace = self.model.trace(on_device, hidden=hidden)
+            trace = self.model.trace(on_device, hidden=hidden, attention=attention)
         logits = {number: answer[:, self.columns].float() for number, answer in trace.logits.items()}
-        return Trace(logits, trace.hidden, trace.mask)
+        return Trace(logits, trace.hidden, trace.mask, attention=trace.attention)
 
-    def trace(self, batch: Mapping[str, Tensor], hidden: bool) -> Trace:
+    def trace(self, batch: Mapping[str, Tensor], hidden: bool, attention: bool = False) -> Trace:
         """What the teacher said about these rows: from memory where it is there, else asked now.
 
         Args:
             batch: with `index`, the rows' numbers in what was studied.
             hidden: whether hidden states are needed.
+            attention: whether queries, keys and values are.
         """
-        if self.logits is None or (hidden and self.hidden is None):
-            return self.ask(batch, hidden)
+        if self.logits is None or attention or (hidden and self.hidden is None):
+            return self.ask(batch, hidden, attention)
         indices = batch["index"].cpu()
         device = batch["input_ids"].device
         logits = {number: table[indices].to(device) for number, table in self.logits.items()}

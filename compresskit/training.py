@@ -23,11 +23,12 @@ from compresskit.batches import Collate, Encoded, LengthGrouped
 from compresskit.checkpoint import quiet
 from compresskit.errors import CompresskitError
 from compresskit.interfaces import Trace
-from compresskit.losses import Losses, needs_hidden, switched_on, total
+from compresskit.losses import Losses, looks_at_hidden, needs_attention, needs_hidden, switched_on, total
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
 from compresskit.runtime.processor import quick_gradients
+from compresskit.surgery import layer_width
 from compresskit.teachers import Teacher
 from compresskit.verbs import Training
 from compresskit.writing import saving
@@ -109,12 +110,21 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         output = model(
             **{name: inputs[name] for name in lesson.model.input_names if name in inputs},
             record_exits=lesson.exits,
-            record_hidden=any(loss.distiller.needs_hidden for loss in on),
+            record_hidden=any(looks_at_hidden(loss.distiller) for loss in on),
+            record_attention=any(loss.distiller.needs_attention for loss in on),
             gradient_equilibrium=lesson.equilibrium,
         )
         mask = inputs["attention_mask"]
         hidden, step = output.hidden_states or (), self.state.global_step
-        student = Trace(output.exit_logits, hidden, mask, output.exit_signals or {}, step)
+        student = Trace(
+            output.exit_logits,
+            hidden,
+            mask,
+            output.exit_signals or {},
+            step,
+            output.projections or (),
+            output.projected or (),
+        )
         loss = total(on, student, lesson.teacher, inputs)
         if not loss.requires_grad:
             raise CompresskitError(
@@ -177,7 +187,11 @@ def teach(lesson: Lesson) -> float:
     """
     began = time.perf_counter()
     if lesson.teacher is not None:
-        lesson.teacher.study(lesson.rows, lesson.collate, needs_hidden(lesson.losses))
+        lesson.teacher.study(
+            lesson.rows, lesson.collate, needs_hidden(lesson.losses) and not needs_attention(lesson.losses)
+        )
+        if any(loss.distiller.projects for loss in lesson.losses.values()):
+            lesson.model.projection = _projection(lesson.model, lesson.teacher)
     moving = _freeze(lesson)
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)
@@ -192,6 +206,7 @@ def teach(lesson: Lesson) -> float:
     for name in ("forward", "_is_accelerate_prepared"):
         lesson.model.__dict__.pop(name, None)
     trainer.accelerator.free_memory()
+    lesson.model.projection = None
     for parameter in moving:
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -199,6 +214,15 @@ def teach(lesson: Lesson) -> float:
     lesson.model.eval()
     _check_finite(lesson)
     return time.perf_counter() - trainer.began
+
+
+def _projection(student: CompressedForSequenceClassification, teacher: Teacher) -> nn.Linear:
+    """From hidden states of the student's size to the teacher's; the identity at first where they are equal."""
+    made = nn.Linear(layer_width(student), layer_width(teacher.model))
+    if made.in_features == made.out_features:
+        nn.init.eye_(made.weight)
+        nn.init.zeros_(made.bias)
+    return made.to(device=student.device)
 
 
 @contextmanager
@@ -305,7 +329,11 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     train, model = lesson.options.train, lesson.model
     if train == "all":
         return []
-    moving = (SHARE, *(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth))
+    moving = (
+        SHARE,
+        "projection.",
+        *(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth),
+    )
     fixed = [p for name, p in model.named_parameters() if not name.startswith(moving)]
     for parameter in fixed:
         parameter.requires_grad_(False)

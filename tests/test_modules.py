@@ -13,16 +13,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from compresskit.anatomy import layers
+from compresskit.anatomy import groups, layers
 from compresskit.catalogue import load_catalogue
 from compresskit.edits import AddExits
 from compresskit.errors import CheckpointError, PluginError
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.model import leavers, wrap
 from compresskit.modules import scale_gradient
+from compresskit.scoring import listening
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform
-from compresskit.testing import tiny_model
+from compresskit.testing import tiny_compressed, tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
 LENGTHS = (9, 2, 12, 5, 3, 7, 12, 4, 6, 2, 10, 8, 3, 11, 5, 4)
@@ -384,6 +385,37 @@ def chain(equilibrium):
             h = scale_gradient(h, 4 - k - 1)
     loss.backward()
     return a.grad, c.grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_queries_keys_and_values_are_what_the_attention_works_with(family):
+    """softmax(Q K^T / sqrt(size)) V over the tokens that are there is what attention-out reads, in cut layers too."""
+    model = tiny_compressed(family, layers=3, heads=4)
+    batch = texts(model, (5, 3, 7))
+    readers = [group.member("attention-out").linear for group in groups(model.anatomy, model.network, "heads")]
+    with listening(readers) as heard, torch.no_grad():
+        trace = model.trace(batch, attention=True)
+    assert [layer.query.shape[1] for layer in trace.attention] == [layer.heads for layer in model.shape.layers]
+    hidden = batch["attention_mask"][:, None, None, :] == 0
+    for layer, context in zip(trace.attention, heard, strict=True):
+        size = layer.query.shape[-1]
+        scores = (layer.query @ layer.key.transpose(-1, -2) / size**0.5).masked_fill(hidden, float("-inf"))
+        mixed = (scores.softmax(-1) @ layer.value).transpose(1, 2).flatten(2)
+        real = batch["attention_mask"].bool()
+        torch.testing.assert_close(mixed[real], context[real], rtol=1e-4, atol=1e-5)
+    assert model.trace(batch).attention == ()
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_hidden_states_are_projected_where_there_is_a_layer_for_that():
+    model = wrapped(layers=2)
+    batch = texts(model, (5, 3))
+    assert model.trace(batch, hidden=True).projected == ()
+    model.projection = nn.Linear(32, 7)
+    trace = model.trace(batch, hidden=True)
+    assert [state.shape[-1] for state in trace.projected] == [7] * 3
+    torch.testing.assert_close(trace.projected[1], model.projection(trace.hidden[1]))
+    assert model.trace(batch).projected == ()
 
 
 def test_g1_scalar_chain():

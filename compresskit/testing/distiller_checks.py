@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from compresskit.errors import CompresskitError
-from compresskit.interfaces import Batch, Distiller, Trace
+from compresskit.interfaces import Batch, Distiller, Projections, Trace
+from compresskit.losses import looks_at_hidden
 from compresskit.testing.requirements import like, require, same
 
 LENGTHS = (6, 4, 2, 5)
 """Tokens of the four examples."""
 
-TOKENS, HIDDEN, LAYERS = 6, 8, 3
+TOKENS, HIDDEN, LAYERS, HEADS = 6, 8, 3, 2
 NEAR = 1e-5
 
 
@@ -84,7 +85,7 @@ def ignores_what_is_in_padding(distiller: Distiller) -> None:
     student, teacher, batch = _trace(distiller, 3, 1), _trace(distiller, 3, 2), _batch(3)
     clean = float(_loss(distiller, student, teacher, batch))
     noise = (1 - student.mask.float()).unsqueeze(-1) * 9
-    noisy = replace(student, hidden=tuple(state + noise for state in student.hidden))
+    noisy = _with(student, lambda state: state + noise, lambda part: part + noise.unsqueeze(1))
     dirty = float(_loss(distiller, noisy, teacher, batch))
     require(abs(clean - dirty) < NEAR, type(distiller), f"goes from {clean:.6g} to {dirty:.6g} with what is in padding")
 
@@ -115,9 +116,15 @@ def _loss(distiller: Distiller, student: Trace, teacher: Trace, batch: Batch) ->
 def _trace(distiller: Distiller, classes: int, seed: int) -> Trace:
     """A made-up trace; hidden states only where the distiller says that it needs them."""
     logits = {layer: like((len(LENGTHS), classes), seed=100 * seed + layer) for layer in range(1, LAYERS + 1)}
-    states = range(LAYERS + 1) if distiller.needs_hidden else ()
+    states = range(LAYERS + 1) if looks_at_hidden(distiller) else ()
     hidden = tuple(like((len(LENGTHS), TOKENS, HIDDEN), seed=1000 * seed + state) for state in states)
-    return Trace(logits, hidden, _mask())
+    depth = range(1, LAYERS + 1) if distiller.needs_attention else ()
+    size = (len(LENGTHS), HEADS, TOKENS, HIDDEN // HEADS)
+    attention = tuple(
+        Projections(*(like(size, seed=10_000 * seed + 10 * layer + part) for part in range(3))) for layer in depth
+    )
+    # A projection that is still the identity.
+    return Trace(logits, hidden, _mask(), attention=attention, projected=hidden if distiller.projects else ())
 
 
 def _mask() -> Tensor:
@@ -130,26 +137,31 @@ def _batch(classes: int) -> Batch:
 
 
 def _tensors(trace: Trace) -> list[Tensor]:
-    return [*trace.logits.values(), *trace.hidden, trace.mask]
+    parts = [part for layer in trace.attention for part in layer]
+    return [*trace.logits.values(), *trace.hidden, *parts, trace.mask]
 
 
 def _row(trace: Trace, row: int) -> Trace:
     one = slice(row, row + 1)
     logits = {layer: answer[one] for layer, answer in trace.logits.items()}
-    return Trace(logits, tuple(state[one] for state in trace.hidden), trace.mask[one])
+    return replace(_with(trace, lambda state: state[one], lambda part: part[one]), logits=logits, mask=trace.mask[one])
 
 
 def _learning(trace: Trace) -> Trace:
     """A copy whose logits and hidden states want gradients."""
     logits = {layer: answer.clone().requires_grad_() for layer, answer in trace.logits.items()}
-    return Trace(logits, tuple(state.clone().requires_grad_() for state in trace.hidden), trace.mask)
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.clone().requires_grad_()
+
+    return replace(_with(trace, leaf, leaf), logits=logits)
 
 
 def _gradients(distiller: Distiller, student: Trace, teacher: Trace) -> list[Tensor]:
     loss = _loss(distiller, student, teacher, _batch(3))
     if not loss.requires_grad:
         return []
-    leaves = [*student.logits.values(), *student.hidden]
+    leaves = [tensor for tensor in _tensors(student) if tensor.requires_grad]
     loss.backward()  # type: ignore[no-untyped-call]
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
@@ -159,4 +171,12 @@ def _padded(tensor: Tensor) -> Tensor:
 
 
 def _longer(trace: Trace) -> Trace:
-    return Trace(trace.logits, tuple(_padded(state) for state in trace.hidden), _padded(trace.mask))
+    longer = _with(trace, _padded, lambda part: torch.cat([part, torch.zeros_like(part[:, :, :2])], dim=2))
+    return replace(longer, mask=_padded(trace.mask))
+
+
+def _with(trace: Trace, hidden: Callable[[Tensor], Tensor], part: Callable[[Tensor], Tensor]) -> Trace:
+    """The trace with its hidden states, and with queries, keys and values, made anew; projections follow."""
+    states = tuple(map(hidden, trace.hidden))
+    attention = tuple(Projections(*map(part, layer)) for layer in trace.attention)
+    return replace(trace, hidden=states, attention=attention, projected=states if trace.projected else ())

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from compresskit import Batch, Distiller, Trace
+from compresskit.errors import CompresskitError
 
 
 def error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -55,14 +56,14 @@ class WeightedLabels(Distiller):
         """A scalar: mean over examples, weighted over exits.
 
         Raises:
-            ValueError: there are more or fewer weights than exits.
+            CompresskitError: there are more or fewer weights than exits.
         """
         exits = list(student.logits)
         each = torch.stack([error(student.logits[number], batch["labels"]) for number in exits])
         if self.weights == "depth":
             return (each * each.new_tensor(exits)).sum() / sum(exits)
         if len(self.weights) != len(exits):
-            raise ValueError(
+            raise CompresskitError(
                 f"weighted-labels: {len(self.weights)} weights for {len(exits)} exits; give one weight for each exit"
             )
         return (each * each.new_tensor(self.weights)).sum()

@@ -9,6 +9,7 @@ import torch
 from compresskit_early_exit import AlternatingLabels, Certainty, SelfDistillation, WeightedLabels
 
 from compresskit import Trace
+from compresskit.errors import CompresskitError
 from compresskit.testing import parametrize, strategy_checks
 
 BY_THREE = WeightedLabels((1.0, 0.5, 0.3))
@@ -64,7 +65,7 @@ def test_branchynets_weights_scale_their_exits_gradients():
 
 
 def test_a_list_of_the_wrong_length_is_refused():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(CompresskitError) as error:
         WeightedLabels((1.0, 0.3)).loss(trace(exits(3)), None, LABELS)
     assert str(error.value) == "weighted-labels: 2 weights for 3 exits; give one weight for each exit"
 

@@ -1,0 +1,46 @@
+"""Means that padding has no part in."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compresskit import Trace
+from compresskit.errors import CompresskitError
+
+
+def over_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    """(batch, tokens) to a scalar: the mean over an example's tokens, then over examples."""
+    mask = mask.float()
+    return ((values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)).mean()
+
+
+def over_pairs(values: Tensor, mask: Tensor) -> Tensor:
+    """(batch, heads, tokens, tokens) to a scalar: over heads and pairs of an example's tokens, then over examples."""
+    mask = mask.float()
+    pairs = mask[:, None, :, None] * mask[:, None, None, :]
+    count = pairs.sum(dim=(1, 2, 3)) * values.shape[1]
+    return ((values * pairs).sum(dim=(1, 2, 3)) / count.clamp(min=1)).mean()
+
+
+def uniform(student: int, teacher: int, name: str) -> int:
+    """How many of the teacher's layers go into one of the student's.
+
+    Raises:
+        CompresskitError: they do not go into them evenly.
+    """
+    if teacher % student:
+        raise CompresskitError(
+            f"{name}: the teacher's {teacher} layers can't be shared out evenly among the student's {student}; "
+            "keep a number of layers that divides the teacher's"
+        )
+    return teacher // student
+
+
+def same_heads(student: Trace, teacher: Trace, name: str) -> None:
+    """Raise CompresskitError where the two differ in the number of heads of a layer that is compared."""
+    ours, theirs = ({layer.query.shape[1] for layer in trace.attention} for trace in (student, teacher))
+    if ours != theirs or len(ours) > 1:
+        raise CompresskitError(
+            f"{name}: the student's layers have {sorted(ours)} heads and the teacher's {sorted(theirs)}, "
+            "and heads are compared one by one; keep all heads, or learn from relations"
+        )

@@ -1,0 +1,77 @@
+"""MobileBERT's layer-wise transfer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from compresskit import Batch, Distiller, Trace
+from compresskit_students.means import over_tokens, same_heads, uniform
+from compresskit_students.tinybert import scores
+
+
+@final
+@dataclass(frozen=True)
+class FeatureTransfer(Distiller):
+    """Squared error of the layers' outputs, each normalised first (MobileBERT, Sun et al. 2020, arXiv:2004.02984).
+
+    Both sides go through a layer norm without parameters, so that mean and variance don't count. Layer j of M learns
+    from the teacher's layer j * N / M. It is a sum over layers.
+    """
+
+    name: ClassVar[str] = "feature-transfer"
+    needs_hidden: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
+    same_hidden_size: ClassVar[bool] = True
+
+    def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
+        """A scalar: mean over examples, sum over layers.
+
+        Raises:
+            CompresskitError: layers do not match.
+        """
+        assert teacher is not None
+        step = uniform(len(student.hidden) - 1, len(teacher.hidden) - 1, self.name)
+        parts = []
+        for number, state in enumerate(student.hidden[1:], start=1):
+            theirs = teacher.hidden[step * number]
+            ours, model = (layer_norm(part.float(), part.shape[-1:]) for part in (state, theirs))
+            parts.append(over_tokens((ours - model).square().mean(dim=-1), student.mask))
+        return torch.stack(parts).sum()
+
+
+@final
+@dataclass(frozen=True)
+class AttentionTransfer(Distiller):
+    """Divergence of the attention distributions, head by head (MobileBERT, Sun et al. 2020, arXiv:2004.02984, eq. 2).
+
+    KL(teacher || student), averaged over heads and the queries of a text's tokens, then over texts; layer j of M learns
+    from the teacher's layer j * N / M, which must have as many heads. It is a sum over layers.
+    """
+
+    name: ClassVar[str] = "attention-transfer"
+    needs_attention: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
+
+    def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
+        """A scalar: mean over examples, sum over layers.
+
+        Raises:
+            CompresskitError: layers or heads do not match.
+        """
+        assert teacher is not None
+        same_heads(student, teacher, self.name)
+        step = uniform(len(student.attention), len(teacher.attention), self.name)
+        hidden = student.mask[:, None, None, :] == 0
+        parts = []
+        for number, layer in enumerate(student.attention, start=1):
+            pair = (layer, teacher.attention[step * number - 1])
+            masked = (scores(one).masked_fill(hidden, torch.finfo(torch.float32).min) for one in pair)
+            ours, theirs = (torch.log_softmax(one, dim=-1) for one in masked)
+            apart = (theirs.exp() * (theirs - ours)).sum(dim=-1).mean(dim=1)  # (batch, tokens)
+            parts.append(over_tokens(apart, student.mask))
+        return torch.stack(parts).sum()

@@ -1,0 +1,212 @@
+"""The losses: what every distiller must do, and the papers' formulas on numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_students import (
+    AttentionScores,
+    AttentionTransfer,
+    Cosine,
+    FeatureTransfer,
+    ProjectedStates,
+    Relations,
+)
+
+from compresskit import Projections, Trace
+from compresskit.errors import CompresskitError
+from compresskit.testing import apply_tiny, parametrize, strategy_checks
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+ALL = (
+    AttentionScores(),
+    AttentionTransfer(),
+    Cosine(),
+    FeatureTransfer(),
+    ProjectedStates(),
+    Relations(2),
+    Relations(4, 3),
+)
+
+
+@pytest.mark.parametrize(**parametrize(*ALL))
+def test_is_a_good_strategy(check):
+    check()
+
+
+COUNTS_PADDING = ("ignores_what_is_in_padding", "ignores_how_much_padding_there_is", "is_the_mean_over_examples")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [c for c in strategy_checks(AttentionScores("positions")) if c[0] not in COUNTS_PADDING],
+    ids=lambda c: c[0],
+)
+def test_the_released_mean_is_a_good_strategy_but_for_padding(check):
+    """It is there to repeat the released code, whose mean counts padding; its manual page says so."""
+    check[1]()
+
+
+def like(*sizes, seed):
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(seed, heads=2, size=4, batch=2, tokens=3):
+    return Projections(*(like(batch, heads, tokens, size, seed=100 * seed + part) for part in range(3)))
+
+
+def states(count, width=8, seed=0, batch=2, tokens=3):
+    return tuple(like(batch, tokens, width, seed=1000 * (seed + 1) + number) for number in range(count))
+
+
+def trace(hidden=(), attention=(), projected=(), mask=None):
+    mask = torch.ones(2, 3, dtype=torch.long) if mask is None else mask
+    return Trace({1: torch.zeros(2, 2)}, tuple(hidden), mask, attention=tuple(attention), projected=tuple(projected))
+
+
+# --- D3: layer maps --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(4, [3, 6, 9, 12]), (6, [2, 4, 6, 8, 10, 12])])
+def test_d3_attention_learns_from_evenly_spread_layers(ours, theirs):
+    """2 5 8 11 counted from 0 for four layers, 1 3 5 7 9 11 for six: a student of just those has nothing to learn."""
+    teacher = [layer(number) for number in range(12)]
+    right = trace(attention=[teacher[number - 1] for number in theirs])
+    for distiller in (AttentionScores(), AttentionTransfer()):
+        assert distiller.loss(right, trace(attention=teacher), {}).item() == pytest.approx(0, abs=1e-6)
+        off = trace(attention=[teacher[number - 2] for number in theirs])
+        assert distiller.loss(off, trace(attention=teacher), {}).item() > 0.1
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(4, [0, 3, 6, 9, 12]), (6, [0, 2, 4, 6, 8, 10, 12])])
+def test_d3_hidden_states_learn_from_evenly_spread_states_and_the_embedding_from_the_embedding(ours, theirs):
+    teacher = states(13)
+    chosen = [teacher[number] for number in theirs]
+    found = ProjectedStates().loss(trace(projected=chosen), trace(hidden=teacher), {})
+    assert found.item() == pytest.approx(0, abs=1e-6)
+    assert FeatureTransfer().loss(trace(hidden=chosen), trace(hidden=teacher), {}).item() == pytest.approx(0, abs=1e-6)
+    other = [teacher[number - 1] for number in theirs]
+    assert ProjectedStates().loss(trace(projected=other), trace(hidden=teacher), {}).item() > 1
+
+
+def test_layers_that_do_not_fit_evenly_are_refused():
+    with pytest.raises(CompresskitError) as error:
+        AttentionScores().loss(trace(attention=[layer(0)] * 5), trace(attention=[layer(0)] * 12), {})
+    assert str(error.value) == (
+        "attention-scores: the teacher's 12 layers can't be shared out evenly among the student's 5; "
+        "keep a number of layers that divides the teacher's"
+    )
+
+
+def test_other_numbers_of_heads_are_refused_but_for_relations():
+    mine, theirs = trace(attention=[layer(0, heads=1, size=8)]), trace(attention=[layer(1, heads=2, size=4)])
+    for distiller in (AttentionScores(), AttentionTransfer()):
+        with pytest.raises(CompresskitError) as error:
+            distiller.loss(mine, theirs, {})
+        assert str(error.value) == (
+            f"{distiller.name}: the student's layers have [1] heads and the teacher's [2], "
+            "and heads are compared one by one; keep all heads, or learn from relations"
+        )
+    assert Relations(4).loss(mine, theirs, {}).item() > 0
+
+
+# --- formulas --------------------------------------------------------------------------------------------------------
+
+
+def test_attention_scores_are_those_before_the_softmax_over_the_root_of_the_size():
+    """One head of size 4, one token: q k / 2 of 2 * 4 / 2 = 4 and 0, so 16."""
+    one = Projections(torch.full((1, 1, 1, 4), 2.0), torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4))
+    none = Projections(*(torch.zeros(1, 1, 1, 4) for _ in range(3)))
+    mask = torch.ones(1, 1, dtype=torch.long)
+    for average in ("examples", "positions"):
+        found = AttentionScores(average).loss(trace(attention=[one], mask=mask), trace(attention=[none], mask=mask), {})
+        assert found.item() == pytest.approx(16.0)
+
+
+def test_the_released_mean_divides_by_padding_and_counts_its_queries():
+    """One text of one token and two of padding, errors 1 everywhere: 3 pairs with a real key out of 9."""
+    ones = Projections(torch.ones(1, 1, 3, 1), torch.ones(1, 1, 3, 1), torch.ones(1, 1, 3, 1))
+    none = Projections(*(torch.zeros(1, 1, 3, 1) for _ in range(3)))
+    mask = torch.tensor([[1, 0, 0]])
+    pair = trace(attention=[ones], mask=mask), trace(attention=[none], mask=mask)
+    assert AttentionScores("positions").loss(*pair, {}).item() == pytest.approx(3 / 9)
+    assert AttentionScores().loss(*pair, {}).item() == pytest.approx(1.0)
+
+
+def test_cosine_is_one_for_the_other_direction_at_right_angles_and_two_for_the_opposite():
+    def last(*row):
+        return trace(hidden=[torch.tensor([[row]])], mask=torch.ones(1, 1, dtype=torch.long))
+
+    for row, loss in (((3.0, 0.0), 0.0), ((0.0, 5.0), 1.0), ((-2.0, 0.0), 2.0)):
+        assert Cosine().loss(last(*row), last(1.0, 0.0), {}).item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_features_that_differ_in_mean_and_variance_alone_are_equal():
+    teacher = states(3)
+    assert FeatureTransfer().loss(trace(hidden=[7 * s + 3 for s in teacher]), trace(hidden=teacher), {}).item() < 1e-4
+
+
+def test_relations_do_not_see_a_rotation_within_a_relation_head():
+    """Q Q^T of each relation head of four dimensions stays as it is, though every number changes."""
+    rotation = torch.linalg.qr(like(4, 4, seed=9)).Q
+    teacher = layer(3, heads=2, size=4)
+    turned = Projections(*(part @ rotation for part in teacher))
+    assert Relations(2).loss(trace(attention=[turned]), trace(attention=[teacher]), {}).item() == pytest.approx(
+        0, abs=1e-5
+    )
+    assert Relations(8).loss(trace(attention=[turned]), trace(attention=[teacher]), {}).item() > 0.01
+
+
+def test_relations_take_the_layer_that_is_asked_for():
+    teacher = trace(attention=[layer(1), layer(2), layer(3)])
+    assert Relations(2, 2).loss(trace(attention=[layer(2)]), teacher, {}).item() == pytest.approx(0, abs=1e-6)
+    assert Relations(2).loss(trace(attention=[layer(3)]), teacher, {}).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(CompresskitError) as error:
+        Relations(2, 4).loss(trace(attention=[layer(2)]), teacher, {})
+    assert str(error.value) == "relations: the teacher has 3 layers and no layer 4"
+    with pytest.raises(CompresskitError) as error:
+        Relations(3).loss(trace(attention=[layer(2)]), teacher, {})
+    assert str(error.value) == (
+        "relations: 3 relation heads can't share 8 dimensions; choose a number that divides the widths of student and "
+        "teacher"
+    )
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "distilbert": ("steps.1.keep=[1, 2]", "steps.2.epochs=1"),
+    "tinybert": ("steps.1.keep=[2, 4]", "steps.2.epochs=1", "steps.3.epochs=1"),
+    "minilm": (
+        "steps.1.keep=[2, 4]",
+        "steps.2.epochs=1",
+        "steps.3.epochs=1",
+        "steps.2.by={relations: {with: {heads: 4}}}",
+    ),
+    "well-read": ("steps.1.keep=[2, 4]", "steps.2.epochs=1"),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_recipe_runs(name, tmp_path):
+    report = apply_tiny(RECIPES / f"{name}.yaml", tmp_path, "steps.0.finetune.epochs=1", *QUICK[name], layers=4)
+    assert len(report.model.shape.layers) == 2
+    assert report.model.parameters < report.original.parameters
+
+
+def test_a_student_of_another_size_learns_through_the_projection_which_is_not_kept(tmp_path):
+    from safetensors.torch import load_file
+
+    teacher = apply_tiny(
+        RECIPES / "well-read.yaml", tmp_path / "t", "steps.0.finetune.epochs=1", *QUICK["well-read"], layers=4
+    )
+    assert teacher.model.parameters
+    (tmp_path / "recipe.yaml").write_text(
+        "recipe: 1\nsteps:\n"
+        f"- {{distill: {tmp_path / 't' / 'out'}, by: [projected-hidden-states, predictions], epochs: 1}}\n"
+    )
+    apply_tiny(tmp_path / "recipe.yaml", tmp_path, hidden=16, heads=2, layers=2)
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert not any(name.startswith("projection") for name in kept)
