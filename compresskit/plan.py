@@ -67,12 +67,15 @@ class Plan:
         """The shape that the model will have."""
         return self.steps[-1].shape
 
-    def to_json(self, tokens: int = 128) -> dict[str, object]:
-        """Parameters and FLOPs of one example of `tokens` tokens at full depth, before and after, and their ratios."""
-        dims = self.original.dims
-        before, after = self.original.shape, self.shape
-        counts = {"original": parameters(dims, before), "planned": parameters(dims, after)}
-        costs = {"original": flops(dims, before, tokens), "planned": flops(dims, after, tokens)}
+    def to_json(self, tokens: int = 128, against: Original | None = None) -> dict[str, object]:
+        """Parameters and FLOPs of one example of `tokens` tokens at full depth, before and after, and their ratios.
+
+        Args:
+            against: another model to compare with than the one that the plan was made for.
+        """
+        before, mine = against or self.original, self.original.dims
+        counts = {"original": parameters(before.dims, before.shape), "planned": parameters(mine, self.shape)}
+        costs = {"original": flops(before.dims, before.shape, tokens), "planned": flops(mine, self.shape, tokens)}
         report: dict[str, object] = {key: {"parameters": counts[key], "flops": costs[key]} for key in counts}
         report["reduction"] = {
             "parameters": counts["original"] / counts["planned"],

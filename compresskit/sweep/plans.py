@@ -58,11 +58,12 @@ def plans_to_json(study: Study) -> list[dict[str, Any]]:
         CompresskitError: as `plans_of`.
     """
     originals = _originals(study)
-    return [
-        {"run": name, "checkpoint": where, **make_plan(recipe, originals[where]).to_json()}
-        for name, (recipe, places) in study.plans.items()
-        for where in places
-    ]
+    made = []
+    for name, (recipe, places) in study.plans.items():
+        for where in places:
+            plan = make_plan(recipe, originals[where]).to_json(against=originals[study.original or where])
+            made.append({"run": name, "checkpoint": where, **plan})
+    return made
 
 
 def plan_table(study: Study) -> Table:
@@ -81,5 +82,5 @@ def plan_table(study: Study) -> Table:
             )
         )
     columns = ("run", "checkpoint", "parameters", "params", "flops_all", "torch110")
-    note = "Reductions against the checkpoint, at full depth and 128 tokens."
+    note = f"Reductions against {study.original or 'the checkpoint'}, at full depth and 128 tokens."
     return Table(study.name, columns, tuple(rows), note)

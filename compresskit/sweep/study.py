@@ -20,7 +20,7 @@ from compresskit.wording import complaint, did_you_mean, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
 VERSION = 1
-TOP = ("study", "name", "about", "checkpoints", "data", "seeds", "runs", "against")
+TOP = ("study", "name", "about", "original", "checkpoints", "data", "seeds", "runs", "against")
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -117,6 +117,7 @@ class Study:
         checkpoints: folder or Hub id by name.
         data: where each data set is, and how its rows are read, by name.
         plans: recipes by the name of their run, for `--plan-only`, with the checkpoints that each is for.
+        original: name of the checkpoint that plans are compared with; None for each run's own.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Study:
     checkpoints: Mapping[str, str]
     data: Mapping[str, tuple[str, DataOptions]] = field(default_factory=dict)
     plans: Mapping[str, tuple[Recipe, tuple[str, ...]]] = field(default_factory=dict)
+    original: str | None = None
 
     def only(self, names: Sequence[str]) -> Study:
         """The runs of these names, or on the data of these names, in the same order; all where there is no name.
@@ -207,6 +209,11 @@ class _Reader:
         if against is not None and against not in parts and parts and not self.mistakes:
             hint = did_you_mean(str(against), parts)
             self.mistakes.add(self._where("against"), f"'against' must name a run{hint}, one of {', '.join(parts)}")
+        original = self._plain("original")
+        if original is not None and original not in checkpoints and checkpoints:
+            hint = did_you_mean(str(original), checkpoints)
+            listed = ", ".join(checkpoints)
+            self.mistakes.add(self._where("original"), f"'original' must name a checkpoint{hint}, one of {listed}")
         recipes = {
             (name, where): recipe
             for name, (part, node) in parts.items()
@@ -223,7 +230,7 @@ class _Reader:
         name, about = (str(self._plain(key) or "") for key in ("name", "about"))
         rows = {name: (self._path(part.data), _data_options(part, self._path)) for name, part in data.items()}
         versus = None if against is None else str(against)
-        return Study(name or self.path.stem, about, runs, versus, checkpoints, rows, plans)
+        return Study(name or self.path.stem, about, runs, versus, checkpoints, rows, plans, original)
 
     def _plain(self, key: str) -> Any:
         return self.top[key].plain() if key in self.top else None

@@ -159,6 +159,11 @@ def test_a_plan_needs_no_data(read, root):
             "max_token: 32",
             "line 5: data.text: unknown option 'max_token' (did you mean 'max_tokens'?)",
         ),
+        (
+            "name: two",
+            "original: tinny",
+            "line 2: 'original' must name a checkpoint (did you mean 'tiny'?), one of tiny",
+        ),
         ("max_tokens: 32", "max_tokens: 0", "line 5: data.text: 'max_tokens' must be at least 1, not 0"),
         ("seeds: [1, 2]", "seeds: [1, x]", "line 5: data.text: 'seeds[1]' must be a whole number, not 'x'"),
         ("- heads.yaml", "- head.yaml", None),
@@ -202,7 +207,7 @@ def test_seeds_and_runs_must_be_lists(mistakes):
         "line 5: 'seeds' must be a list of different numbers from 0, not [1, 1]"
     ]
     assert mistakes("- study\n") == [
-        "line 1: a study is a mapping with the keys study, name, about, checkpoints, data, seeds, runs, against"
+        "line 1: a study is a mapping with the keys study, name, about, original, checkpoints, data, seeds, runs, against"
     ]
 
 
