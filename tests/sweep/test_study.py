@@ -206,9 +206,8 @@ def test_seeds_and_runs_must_be_lists(mistakes):
     assert mistakes(f"{bare}runs: [shape-8x]\nseeds: [1, 1]\n") == [
         "line 5: 'seeds' must be a list of different numbers from 0, not [1, 1]"
     ]
-    assert mistakes("- study\n") == [
-        "line 1: a study is a mapping with the keys study, name, about, original, checkpoints, data, seeds, runs, against"
-    ]
+    keys = "study, name, about, original, checkpoints, data, seeds, runs, against"
+    assert mistakes("- study\n") == [f"line 1: a study is a mapping with the keys {keys}"]
 
 
 def test_unknown_options_hide_no_other_mistake(mistakes):
