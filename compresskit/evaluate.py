@@ -21,7 +21,8 @@ from compresskit.edits import Shape
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.labels import Task
 from compresskit.metrics import confusion, predictions, score
-from compresskit.model import CompressedForSequenceClassification, leavers
+from compresskit.model import CompressedForSequenceClassification
+from compresskit.passes import leavers
 from compresskit.report import Milliseconds
 from compresskit.run import Run
 from compresskit.speed import TOKENS, time_rows

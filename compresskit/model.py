@@ -7,10 +7,8 @@ between the layers.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,14 +18,14 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from compresskit import registration
-from compresskit.anatomy import Anatomy, find, head_size, layers, linear
+from compresskit.anatomy import Anatomy, find, layers
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
 from compresskit.edits import Shape
-from compresskit.errors import CheckpointError, PluginError, RecipeError
-from compresskit.interfaces import ExitPolicy, ExitTrail, Projections, Trace
-from compresskit.modules import scale_gradient
+from compresskit.errors import CheckpointError, RecipeError
+from compresskit.interfaces import ExitPolicy, Projections, Trace
+from compresskit.passes import leave_early, overheard, run_through, split
 
 
 @dataclass
@@ -115,9 +113,14 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             warnings.warn(f"{error}{named}; until then every example goes to the last layer", stacklevel=2)
 
     @property
+    def body(self) -> nn.ModuleList:
+        """The layers, from the first to the last."""
+        return layers(self.anatomy, self.network)
+
+    @property
     def depth(self) -> int:
         """Number of layers."""
-        return len(layers(self.anatomy, self.network))
+        return len(self.body)
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -236,63 +239,14 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 the gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
             attention: also record queries, keys and values.
         """
-        with self._overheard(attention) as heard:
-            trace = self._through(batch, exits, gradient_equilibrium)
+        with overheard(self, attention) as heard:
+            trace = run_through(self, batch, exits, gradient_equilibrium)
             return replace(
                 trace,
                 hidden=trace.hidden if hidden else (),
-                attention=tuple(map(self._split, layers(self.anatomy, self.network), heard)),
-                projected=self._project(trace.hidden) if hidden and self.projection is not None else (),
+                attention=tuple(split(self, *pair) for pair in zip(self.body, heard, strict=False)),
+                projected=tuple(map(self.projection, trace.hidden)) if hidden and self.projection is not None else (),
             )
-
-    def _project(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert self.projection is not None
-        return tuple(self.projection(state) for state in states)
-
-    @contextmanager
-    def _overheard(self, wanted: bool) -> Iterator[list[dict[str, Tensor]]]:
-        """What the query, key and value matrices of each layer put out while it lasts; nothing where not wanted."""
-        heard: list[dict[str, Tensor]] = [{} for _ in range(self.depth)] if wanted else []
-        hooks = [
-            linear(layer, piece.path).register_forward_hook(partial(_note, notes, piece.role))
-            for layer, notes in zip(layers(self.anatomy, self.network), heard, strict=False)
-            for piece in self.anatomy.heads
-            if piece.role in Projections._fields
-        ]
-        try:
-            yield heard
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _split(self, layer: nn.Module, notes: dict[str, Tensor]) -> Projections:
-        """(batch, tokens, heads * size) each to (batch, heads, tokens, size)."""
-        size = head_size(self.anatomy, layer)
-        parts = {role: whole.reshape(*whole.shape[:-1], -1, size).transpose(1, 2) for role, whole in notes.items()}
-        return Projections(**parts)
-
-    def _through(self, batch: Mapping[str, Tensor], exits: tuple[int, ...] | None, gradient_equilibrium: bool) -> Trace:
-        """Logits of the exits asked for, and every hidden state."""
-        exits = self.exit_layers if exits is None else exits
-        mask = batch["attention_mask"]
-        state = self.embed(batch)
-        attention = self.attention(state, mask)
-        states = [state]
-        logits: dict[int, Tensor] = {}
-        signals: dict[int, Tensor] = {}
-        for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
-            state = layer(state, attention)
-            above = sum(1 for exit_ in exits if exit_ >= number)
-            if gradient_equilibrium and above:
-                state = scale_gradient(state, 1 / above)
-            states.append(state)
-            if number in exits:
-                logits[number], signal = self.answer(number, state, mask)
-                signals |= {} if signal is None else {number: signal}
-            if gradient_equilibrium and number < max(exits):
-                # The layer below sees only the exits above it, so this one's share is taken out again.
-                state = scale_gradient(state, above - (number in exits))
-        return Trace(logits, tuple(states), mask, signals)
 
     def forward(  # noqa: PLR0913, PLR0917 - transformers has these names, and Trainer looks for some of them
         self,
@@ -332,7 +286,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         if record_exits is None and not self.training and self.leave_early and self.policy and self.shape.exits:
             if output_hidden_states:
                 raise ValueError("hidden states are those of full depth; set model.leave_early = False to have them")
-            logits, left = self._leave_early(batch, self.policy)
+            logits, left = leave_early(self, batch, self.policy)
             early = CompressedOutput(self._loss(logits, labels), logits, left)
             return early.to_tuple() if return_dict is False else early
         record_hidden = record_hidden or bool(output_hidden_states)
@@ -344,47 +298,6 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         more = (trace.attention or None, trace.projected or None)
         output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden, *more)
         return output.to_tuple() if return_dict is False else output
-
-    def _leave_early(self, batch: Mapping[str, Tensor], policy: ExitPolicy) -> tuple[Tensor, Tensor]:
-        """Logits (batch, classes) and exits (batch,), each example answered where it left."""
-        mask = batch["attention_mask"]
-        alive = torch.arange(len(mask), device=mask.device)
-        left = torch.full_like(alive, self.depth)
-        answers: list[tuple[Tensor, Tensor]] = []
-        history: list[Tensor] = []
-        signals: list[Tensor] = []
-        met: list[int] = []
-        state = self.embed(batch)
-        attention = self.attention(state, mask)
-        for number, layer in enumerate(layers(self.anatomy, self.network), start=1):
-            state = layer(state, attention)
-            if number == self.depth:
-                answers.append((alive, self.answer(number, state, mask)[0]))
-                break
-            if number not in self.shape.exits:
-                continue
-            said, signal = self.answer(number, state, mask)
-            history.append(said)
-            signals += [] if signal is None else [signal]
-            met.append(number)
-            leave = leavers(policy, ExitTrail(tuple(history), tuple(met), self.depth, tuple(signals)))
-            if not bool(leave.any()):
-                continue
-            answers.append((alive[leave], history[-1][leave]))
-            left[alive[leave]] = number
-            stay = ~leave
-            if not bool(stay.any()):
-                break
-            alive, mask, state = alive[stay], mask[stay], state[stay]
-            history = [logits[stay] for logits in history]
-            signals = [signal[stay] for signal in signals]
-            # Padding that only leavers needed goes with them.
-            longest = int(mask.any(0).nonzero().max()) + 1
-            mask, state = mask[:, :longest], state[:, :longest]
-            attention = self.attention(state, mask)
-        logits = torch.cat([logits for _, logits in answers])
-        order = torch.cat([rows for rows, _ in answers])
-        return torch.empty_like(logits).index_copy(0, order, logits), left
 
     def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is None:
@@ -417,27 +330,6 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
             )
         return (model, info) if wanted else model
-
-
-def _note(notes: dict[str, Tensor], role: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    """A forward hook that keeps what a matrix puts out."""
-    notes[role] = output
-
-
-def leavers(policy: ExitPolicy, trail: ExitTrail) -> Tensor:
-    """What the policy answers, (alive,) bool.
-
-    Raises:
-        PluginError: it answers anything else, which would pick the wrong rows without a word.
-    """
-    leave = policy.leave(trail)
-    alive = len(trail.logits[-1])
-    if leave.dtype != torch.bool or leave.shape != (alive,):
-        raise PluginError(
-            f"exit policy '{policy.name}' must return {alive} truth values, not {leave.dtype} of shape "
-            f"{tuple(leave.shape)}; correct its leave method"
-        )
-    return leave
 
 
 def wrap(network: PreTrainedModel, anatomy: Anatomy) -> CompressedForSequenceClassification:

@@ -18,8 +18,9 @@ from compresskit.catalogue import load_catalogue
 from compresskit.edits import AddExits
 from compresskit.errors import CheckpointError, PluginError
 from compresskit.interfaces import ExitPolicy, ExitTrail
-from compresskit.model import leavers, wrap
+from compresskit.model import wrap
 from compresskit.modules import scale_gradient
+from compresskit.passes import leavers
 from compresskit.scoring import listening
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform
