@@ -254,9 +254,18 @@ def _plain(verb: Verb) -> str:
 
 
 def _source(strategy: type[Strategy]) -> str:
-    """Of the file that the strategy is written in, which its author may change without a new version."""
+    """Of the file that the strategy is written in, which its author may change without a new version.
+
+    With those beside it, where it is one of a plugin's, as they may share something.
+    """
     file = getattr(sys.modules[strategy.__module__], "__file__", None)
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if file is None:
+        return ""
+    lone = "." not in strategy.__module__ or strategy.__module__.startswith("compresskit.")
+    found = hashlib.sha256()
+    for path in [Path(file)] if lone else sorted(Path(file).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def _fingerprint(model: CompressedForSequenceClassification) -> str:

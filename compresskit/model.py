@@ -171,9 +171,9 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         return getattr(self.exits[str(layer)], TRAINED, False) if str(layer) in self.exits else self.read_out_trained
 
     def head_weights(self, layer: int) -> Tensor:
-        """A flat copy of every weight of the head that answers after a layer (1-based)."""
+        """A flat copy of every weight of the head that answers after a layer (1-based); not of what all share."""
         parts = (
-            [self.exits[str(layer)], *([self.exits_share] if self.exits_share is not None else [])]
+            [self.exits[str(layer)]]
             if str(layer) in self.exits
             else [find(self.network, part) for part in self.anatomy.read_out if not part.startswith(":")]
         )

@@ -228,7 +228,12 @@ def towards(start: int, goal: int, way: Fraction) -> int:
 
 def by_ratios(start: int, goal: int, way: Fraction) -> int:
     """The same where each round keeps the same part of what is left: start * (goal / start) ** (t / T)."""
-    return goal if way == 1 else max(int(start * (goal / start) ** float(way)), goal)
+    if way == 1:
+        return goal
+    left = start * (goal / start) ** float(way)
+    # A whole number may come out a hair below itself.
+    whole = round(left)
+    return max(whole if abs(left - whole) < 1e-9 * start else int(left), goal)
 
 
 def spread(total: int, most: Sequence[int]) -> list[int]:
@@ -266,5 +271,5 @@ def _share_scores(one: Prune, other: Prune) -> bool:
     """Whether two neighbouring prunes look at the same gradients of different units."""
     if one.target == other.target:
         return False
-    settings = ("teacher", "loss", "portion", "batch_size", "exits", "gradient_equilibrium")
+    settings = ("scope", "teacher", "loss", "portion", "batch_size", "exits", "gradient_equilibrium")
     return all(getattr(one, name) == getattr(other, name) for name in settings)

@@ -11,7 +11,7 @@ from compresskit.catalogue import Catalogue, try_build
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Distiller, Strategy
 from compresskit.order import Order
-from compresskit.verbs import VERBS, Finetune, Loss, Prune, Repeat, Verb
+from compresskit.verbs import VERBS, Factorize, Finetune, Loss, Prune, Repeat, Verb
 from compresskit.wording import complaint, did_you_mean, nearest, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
@@ -189,7 +189,12 @@ class _Step:
         if not isinstance(node.value, list) or not node.value:
             self._say(node.where, f"'steps' must be a list of at least one step, not {show(node.plain())}")
             return None
-        return self.reader.steps(node.value, f"{self.label.split()[0]}.steps", rounds=True)
+        steps = self.reader.steps(node.value, f"{self.label.split()[0]}.steps", rounds=True)
+        if any(getattr(step, "rewind", False) for step in steps) and any(isinstance(step, Factorize) for step in steps):
+            self._say(
+                node.where, "a rewind in the next round would undo the factorize; take one of them out of the repeat"
+            )
+        return steps
 
     def _default_loss(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The labels, for a pruner that looks at data and isn't told what to look for."""

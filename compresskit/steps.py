@@ -265,7 +265,8 @@ def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreCo
         teacher.study(rows, collate, needs_hidden(losses))
     model = workshop.model
     exits = model.exit_layers if verb.exits == "all" else (model.depth,)
-    equilibrium = verb.gradient_equilibrium and len(exits) > 1
+    # It scales the gradients of a whole layer, which layers that compete must not be.
+    equilibrium = verb.gradient_equilibrium and len(exits) > 1 and verb.scope == "layer"
     scoring = Scoring(
         model,
         rows,

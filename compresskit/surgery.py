@@ -21,7 +21,7 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
     Args:
         edit: what to do.
         model: changed in place.
-        factors: (V, R) and (R, H) for a `FactorizeEmbedding`; zeros, to be loaded over, where None.
+        factors: (V, R) and (R, H) for a `FactorizeEmbedding`; random numbers, to be loaded over, where None.
 
     Raises:
         SurgeryError: the edit does not fit the model or would leave it without a unit.

@@ -192,28 +192,39 @@ def teach(lesson: Lesson) -> float:
         )
         if any(loss.distiller.projects for loss in lesson.losses.values()):
             lesson.model.projection = _projection(lesson.model, lesson.teacher)
-    moving = _freeze(lesson)
+    fixed = _freeze(lesson)
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)
     before += time.perf_counter() - began
     processor = quick_gradients(lesson.model, lesson.run.device)
-    with quiet(), logging_to(lesson.logs), processor, lesson.run.progress.task("training", steps) as task:
-        trainer = LossTrainer(lesson, task, before)
-        trainer.train(resume_from_checkpoint=checkpoint)
-    # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next training would wrap it again. It also leaves a
-    # mark on the model, for which the next training would not wrap it at all and go on in fp32.
-    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-    for name in ("forward", "_is_accelerate_prepared"):
-        lesson.model.__dict__.pop(name, None)
-    trainer.accelerator.free_memory()
-    lesson.model.projection = None
-    for parameter in moving:
-        parameter.requires_grad_(True)
-        parameter.grad = None
-    lesson.model.zero_grad(set_to_none=True)
-    lesson.model.eval()
+    trainer = None
+    try:
+        with quiet(), logging_to(lesson.logs), processor, lesson.run.progress.task("training", steps) as task:
+            trainer = LossTrainer(lesson, task, before)
+            trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        _clear_up(lesson.model, trainer, fixed)
     _check_finite(lesson)
     return time.perf_counter() - trainer.began
+
+
+def _clear_up(
+    model: CompressedForSequenceClassification, trainer: LossTrainer | None, fixed: list[nn.Parameter]
+) -> None:
+    """Leave the model as a training found it but for its weights, also after one that failed."""
+    if trainer is not None:
+        # Accelerate wraps `forward` for bf16 and leaves it wrapped; the next training would wrap it again. It also
+        # leaves a mark on the model, for which the next training would not wrap it at all and go on in fp32.
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        for name in ("forward", "_is_accelerate_prepared"):
+            model.__dict__.pop(name, None)
+        trainer.accelerator.free_memory()
+    model.projection = None
+    for parameter in fixed:
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    model.zero_grad(set_to_none=True)
+    model.eval()
 
 
 def _projection(student: CompressedForSequenceClassification, teacher: Teacher) -> nn.Linear:
@@ -329,11 +340,11 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     train, model = lesson.options.train, lesson.model
     if train == "all":
         return []
-    moving = (
-        SHARE,
-        "projection.",
-        *(f"exits.{layer}." for layer in model.exit_layers if train == "exits" or layer < model.depth),
-    )
+    every = train == "exits"
+    heads = [f"exits.{layer}." for layer in model.exit_layers if every or layer < model.depth]
+    # What all heads share would move the last one's answer too, unless that is the original's read-out.
+    shared = (SHARE,) if every or model.shape.read_out else ()
+    moving = ("projection.", *shared, *heads)
     fixed = [p for name, p in model.named_parameters() if not name.startswith(moving)]
     for parameter in fixed:
         parameter.requires_grad_(False)

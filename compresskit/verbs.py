@@ -255,7 +255,7 @@ class Prune(Verb):
     exits: Exits = "all"
     """Exits whose losses count."""
     gradient_equilibrium: bool = True
-    """Give each layer the mean, not the sum, of the gradients of the exits above it."""
+    """Give each layer the mean, not the sum, of the gradients of the exits above it; never with `scope: global`."""
 
     @field_validator("by", mode="after")
     @classmethod

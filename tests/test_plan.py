@@ -284,9 +284,18 @@ def test_counts_may_go_by_equal_ratios(plan_of):
     assert [step.shape.layers[0].neurons for step in steps] == [32, 16, 8]
 
 
-@pytest.mark.parametrize(("start", "goal", "left"), [(1000, 1, [100, 10, 1]), (10, 7, [8, 7, 7]), (5, 5, [5, 5, 5])])
-def test_on_the_way_by_ratios_nothing_falls_below_the_goal(start, goal, left):
-    assert [by_ratios(start, goal, Fraction(t, 3)) for t in (1, 2, 3)] == left
+@pytest.mark.parametrize(
+    ("start", "goal", "left"),
+    [
+        (1000, 1, [100, 10, 1]),
+        (10, 7, [8, 7, 7]),
+        (5, 5, [5, 5, 5]),
+        (64, 1, [32, 16, 8, 4, 2, 1]),
+        (3072, 3, [1536, 768, 384, 192, 96, 48, 24, 12, 6, 3]),
+    ],
+)
+def test_on_the_way_by_ratios_whole_numbers_stay_whole_and_nothing_falls_below_the_goal(start, goal, left):
+    assert [by_ratios(start, goal, Fraction(t, len(left))) for t in range(1, len(left) + 1)] == left
 
 
 def test_a_total_is_reached_in_equal_steps(plan_of):

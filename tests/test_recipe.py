@@ -134,6 +134,10 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
     )
 
 
+REWIND = "    - finetune: {when: always, epochs: 1, rewind: true}\n"
+FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
+
+
 @pytest.mark.parametrize(
     ("step", "line", "text"),
     [
@@ -250,6 +254,11 @@ def test_all_mistakes_at_once_with_lines_and_nearest_names(refused):
             "- finetune: {epochs: 1, by: predictions}\n",
             3,
             "steps[0] finetune: the loss 'predictions' needs a teacher, and finetune has none; use 'distill: TEACHER'",
+        ),
+        (
+            f"- repeat: 2\n    steps:\n{REWIND}{FACTORIZE}",
+            4,
+            "steps[0] repeat: a rewind in the next round would undo the factorize; take one of them out of the repeat",
         ),
         (
             "- {factorize: word-embeddings, by: svd, rank: 4}\n  - finetune: {when: always, epochs: 1, rewind: true}\n",

@@ -47,10 +47,10 @@ def sweep(
         return
     if out is None:
         raise click.UsageError("give --out DIR, where the runs go, or --plan-only")
-    machine = ("--device", device, "--precision", precision)
+    asked = asked.on(("--device", device, "--precision", precision))
     plans = plans_of(asked)
     check_data(asked)
-    todo = Sweep(asked, plans, out, jobs, shlex.split(launcher), machine)
+    todo = Sweep(asked, plans, out, jobs, shlex.split(launcher))
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
     found = results.cells(lines, out, asked.against, read_results(out))

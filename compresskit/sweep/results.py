@@ -137,7 +137,8 @@ def cells(
     found = []
     for _, group in groupby(sorted(done, key=lambda line: order[_place(line)]), key=_place):
         mine = list(group)
-        known = [*done, *(line for line in others if line["state"] == "done")]
+        # Of an earlier and a present run of that name the present one counts, so it comes last.
+        known = [*(line for line in others if line["state"] == "done"), *done]
         theirs = [line for line in known if line["run"] == against and _place(line)[:2] == _place(mine[0])[:2]]
         found.append(_cell(mine, _difference(mine, theirs, out) if mine[0]["run"] != against else None))
     return found

@@ -54,7 +54,6 @@ class Progress:
     state: State = "waiting"
     line: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
-    began: float = 0.0
     files: list[TextIO] = field(default_factory=list)
 
     @property
@@ -98,7 +97,6 @@ class Sweep:
         out: takes `results.jsonl`, and a folder and a log for each run.
         jobs: processes side by side.
         launcher: words before `python`'s own arguments, such as `accelerate launch`; empty for Python alone.
-        machine: options about this machine that every command gets.
     """
 
     def __init__(
@@ -108,12 +106,10 @@ class Sweep:
         out: Path,
         jobs: int = 1,
         launcher: Sequence[str] = (),
-        machine: Sequence[str] = (),
     ) -> None:
         self.out = out
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
-        self.machine = tuple(machine)
         before = {line["fingerprint"]: line for line in read_results(out) if line["state"] == "done"}
         self.all = [Progress(run, plans[run.folder], out / run.folder) for run in study.runs]
         for one in self.all:
@@ -183,14 +179,13 @@ class Sweep:
     def _apply(self, one: Progress) -> None:
         donor = self._donor(one)
         reuse = () if donor is None else ("--reuse", str(donor.out))
-        command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", "--json", *self.machine)
-        one.began = time.perf_counter()
+        command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", "--json", *one.run.machine)
         self._start(one, "running", command)
 
     def _start(self, one: Progress, state: State, command: Sequence[str], launcher: Sequence[str] = ()) -> None:
         one.state = state
         settings = dict(os.environ)
-        if self.jobs > 1:
+        if self.jobs > 1 and state != "timing":
             settings.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.jobs, 1)))
         log = one.log.open("a", encoding="utf-8")
         answer = self._answer(one).open("w", encoding="utf-8")
@@ -210,11 +205,14 @@ class Sweep:
         assert one.process is not None
         code = one.process.returncode
         self._close(one)
-        if code:
+        if code and "evaluation" in one.line:
+            # The scores are there; that its speed could not be measured makes no failure of it.
+            self._write(one, "done", {"timing_error": _last_words(one.log)})
+        elif code:
             self._write(one, "failed", {"error": _last_words(one.log)})
         elif one.state == "running":
             one.line["report"] = json.loads(self._answer(one).read_text(encoding="utf-8"))
-            one.line["seconds"] = time.perf_counter() - one.began
+            one.line["seconds"] = sum(step["seconds"] for step in one.line["report"].get("steps", []))
             self._evaluate(one, "evaluating", "--no-timing")
         else:
             evaluation = json.loads(self._answer(one).read_text(encoding="utf-8"))
@@ -228,12 +226,12 @@ class Sweep:
             answers.unlink(missing_ok=True)
             told = ("--answers", str(answers))
         words = ("evaluate", str(one.out), "--data", data, *one.run.rows, *told, timing, "--json")
-        self._start(one, state, (*words, *self.machine), launcher=(sys.executable,))
+        self._start(one, state, (*words, *one.run.machine), launcher=(sys.executable,))
 
     def _time(self, board: Board) -> None:
         """Measure milliseconds once nothing else runs, one after the other."""
         for one in self.all:
-            if one.state == "done" and not one.line["evaluation"]["milliseconds"]:
+            if one.state == "done" and not one.line["evaluation"]["milliseconds"] and "timing_error" not in one.line:
                 self._evaluate(one, "timing", "--timing")
                 board.show([other.told for other in self.all])
                 assert one.process is not None

@@ -80,6 +80,7 @@ class StudyRun:
         recipe: read, with its settings.
         command: what `compresskit` is told, but for the folders that come out.
         rows: the options that say how to read and cut the rows, for evaluating.
+        machine: the options about this machine.
     """
 
     checkpoint: str
@@ -89,6 +90,7 @@ class StudyRun:
     recipe: Recipe
     command: tuple[str, ...]
     rows: tuple[str, ...]
+    machine: tuple[str, ...] = ()
 
     @property
     def group(self) -> tuple[str, str, int]:
@@ -98,7 +100,7 @@ class StudyRun:
     @property
     def fingerprint(self) -> str:
         """Of what is done; another one is another run."""
-        told = json.dumps([self.command, self.recipe.to_yaml()])
+        told = json.dumps([self.command, self.machine, self.recipe.to_yaml()])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     @property
@@ -128,6 +130,10 @@ class Study:
     data: Mapping[str, tuple[str, DataOptions]] = field(default_factory=dict)
     plans: Mapping[str, tuple[Recipe, tuple[str, ...]]] = field(default_factory=dict)
     original: str | None = None
+
+    def on(self, machine: Sequence[str]) -> Study:
+        """The same with these options about this machine."""
+        return replace(self, runs=tuple(replace(run, machine=tuple(machine)) for run in self.runs))
 
     def only(self, names: Sequence[str]) -> Study:
         """The runs of these names, or on the data of these names, in the same order; all where there is no name.
@@ -333,7 +339,7 @@ class _Reader:
     def _path(self, name: str) -> str:
         """A path from where the study's file is, where there is one; else the name as it is."""
         beside = self.path.parent / name
-        return str(beside) if beside.exists() else name
+        return str(beside.resolve()) if beside.exists() else name
 
     def _product(
         self,

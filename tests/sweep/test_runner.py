@@ -50,6 +50,8 @@ if sys.argv[1] == "apply":
     print(json.dumps({"original": side, "model": {"parameters": 50, "flops": {"flops_all": 4.0}}}))
 else:
     told = {"task": "classification", "labels": [0, 1], "answers": [0, 0]}
+    if "--timing" in sys.argv and "FAIL_TIMING" in os.environ:
+        sys.exit("Error: no memory")
     if "--answers" in sys.argv:
         Path(after("--answers")).write_text(json.dumps(told))
     times = [{"label": "full", "batch": 1, "median": 2.0}] if "--timing" in sys.argv else []
@@ -95,8 +97,8 @@ class Watcher:
             self.seen.append(rows)
 
 
-def sweep(place, jobs=1, **how):
-    study = read_study(place / "study.yaml")
+def sweep(place, jobs=1, machine=(), **how):
+    study = read_study(place / "study.yaml").on(machine)
     watcher = Watcher()
     lines = Sweep(study, plans_of(study), place / "out", jobs, **how).carry_out(watcher)
     return lines, watcher.seen
@@ -150,6 +152,8 @@ def test_who_needs_steps_that_another_is_just_making_waits_for_them_alone(place,
 def test_cores_are_shared_out_among_jobs_unless_the_user_did(place, monkeypatch):
     sweep(place, jobs=2)
     assert {one["threads"] for one in done(place)} == {str(max((os.cpu_count() or 1) // 2, 1))}
+    timed = [one["threads"] for one in done(place, "evaluate") if "--timing" in one["words"]]
+    assert timed == [None] * 4  # nothing else runs by then
     (place / "diary").unlink()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     study = read_study(place / "study.yaml")
@@ -159,7 +163,7 @@ def test_cores_are_shared_out_among_jobs_unless_the_user_did(place, monkeypatch)
 
 def test_a_launcher_starts_trainings_and_nothing_else(place):
     launcher = (sys.executable, "-X", "utf8")
-    study = read_study(place / "study.yaml")
+    study = read_study(place / "study.yaml").on(("--device", "cpu"))
     begun = []
     popen = subprocess.Popen
 
@@ -170,12 +174,25 @@ def test_a_launcher_starts_trainings_and_nothing_else(place):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", Popen)
-        Sweep(study, plans_of(study), place / "out", launcher=launcher, machine=("--device", "cpu")).carry_out(
-            Watcher()
-        )
+        Sweep(study, plans_of(study), place / "out", launcher=launcher).carry_out(Watcher())
     assert {words[:3] for words in begun if "apply" in words} == {launcher}
     assert {words[:2] for words in begun if "evaluate" in words} == {(sys.executable, "-m")}
     assert all(words[-2:] == ("--device", "cpu") for words in begun)
+
+
+def test_a_run_whose_speed_could_not_be_measured_is_done_all_the_same(place, monkeypatch):
+    monkeypatch.setenv("FAIL_TIMING", "1")
+    lines, _ = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert lines[0]["timing_error"] == "no memory"
+    assert lines[0]["evaluation"]["value"] == 0.5
+
+
+def test_another_precision_is_another_run(place):
+    sweep(place, machine=("--precision", "bf16"))
+    (place / "diary").write_text("")
+    sweep(place, machine=("--precision", "fp32"))
+    assert len(done(place)) == 4
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):

@@ -101,9 +101,9 @@ class Certainty(Distiller):
     """Knowing when one is wrong: learning to exit (Xin et al. 2021, BERxiT, EACL, section 3.3).
 
     The squared difference of an exit's probability of being wrong and whether it is, averaged over examples and over
-    the exits below the last layer. Its gradient flows into the layers too, as in the released code. In regression the
-    target is |tanh(answer - label)|. It needs exits that say how likely they are to be wrong, such as `head:
-    dense-tanh-certain`; without any it is 0.
+    the exits below the last layer. It is on in every step, beside `alternating-labels` too. Its gradient flows into the
+    layers, as in the released code. In regression the target is |tanh(answer - label)|. It needs exits that say how
+    likely they are to be wrong, such as `head: dense-tanh-certain`; without any it is 0.
     """
 
     name: ClassVar[str] = "certainty"

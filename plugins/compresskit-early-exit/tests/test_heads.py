@@ -8,7 +8,7 @@ import pytest
 import torch
 from compresskit_early_exit import Attention, DenseTanh, LearnedCertainty, SharedDenseTanh
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
 from compresskit.catalogue import load_catalogue
 from compresskit.cost import dims_of, flops, original_shape, parameters
@@ -121,6 +121,19 @@ def test_o3_o4_the_second_training_leaves_all_but_the_shallow_exits_bit_for_bit(
     first = {key for key in untouched if not torch.equal(untouched[key], before[key])}
     assert not first & shallow
     assert any(key.startswith("network.bert.encoder") for key in first)
+
+
+def test_where_exits_share_a_pooler_the_second_training_leaves_it_alone_and_marks_only_what_learnt(tmp_path):
+    """The last exit answers through it, and must answer as before."""
+    swapped = ("steps.0.head=shared-dense-tanh", "steps.0.pooler=remove", *QUICK["deebert"])
+    apply_tiny(RECIPES / "deebert.yaml", tmp_path, *swapped, layers=3)
+    out = tmp_path / "out"
+    begun, before, after = weights(out, "01-exit"), weights(out, "02-finetune"), load_file(out / "model.safetensors")
+    shared = [key for key in after if key.startswith("exits_share.")]
+    assert shared and not any(torch.equal(begun[key], before[key]) for key in shared if key.endswith("weight"))
+    assert all(torch.equal(before[key], after[key]) for key in [*shared, "exits.3.classifier.weight"])
+    middle = AutoConfig.from_pretrained(out / "steps" / "02-finetune")
+    assert (middle.untrained, AutoConfig.from_pretrained(out).untrained) == ([1, 2], [])
 
 
 def test_deeberts_poolers_begin_as_the_pre_trained_one(made):

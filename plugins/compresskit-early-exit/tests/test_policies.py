@@ -10,6 +10,7 @@ import torch
 from compresskit_early_exit import Learned, MaximumProbability, NormalizedEntropy, Patience
 
 from compresskit import ExitTrail
+from compresskit.catalogue import build
 from compresskit.testing import parametrize
 
 
@@ -131,6 +132,6 @@ def test_who_thinks_itself_likely_to_be_wrong_stays():
 def test_every_setting_can_be_had(policy):
     for classes in (1, 2, 3):
         for setting in policy.settings(classes, 6):
-            assert getattr(type(policy)(setting), policy.dial) == setting
+            assert getattr(build(type(policy), {policy.dial: setting}), policy.dial) == setting
     assert list(Patience(2).settings(2, 4)) == [1, 2, 3, 4]
     assert list(MaximumProbability(0.5).settings(1, 4)) == []
