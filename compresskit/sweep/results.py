@@ -13,6 +13,8 @@ from typing import Any
 from compresskit.tables import Table
 
 CONVENTION = "flops_all"
+REDUCTIONS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""FLOPs reductions at which ways to leave early are compared."""
 RESAMPLES = 10_000
 """Of the paired bootstrap."""
 
@@ -243,11 +245,13 @@ def at_reduction(points: Sequence[tuple[float, float]], wanted: float) -> float 
 
 
 def tables(found: Sequence[Cell], against: str | None) -> list[Table]:
-    """Scores and costs for each checkpoint and data set."""
+    """Scores and costs for each checkpoint and data set, and curves of leaving early where there are any."""
     made = []
     for (data, checkpoint), group in groupby(found, key=lambda cell: (cell.data, cell.checkpoint)):
         mine = list(group)
-        made += [_scores(f"{data}, {checkpoint}", mine, against), _costs(f"{data}, {checkpoint}: costs", mine)]
+        title = f"{data}, {checkpoint}"
+        made += [_scores(title, mine, against), _costs(f"{title}: costs", mine)]
+        made += [_equal(f"{title}: leaving early at equal FLOPs", mine)] if any(cell.curve for cell in mine) else []
     return made
 
 
@@ -281,6 +285,19 @@ def _costs(title: str, found: Sequence[Cell]) -> Table:
         f"How many times fewer than the original's ({CONVENTION}, 128 tokens); ms per example, early where they leave."
     )
     return Table(title, columns, tuple(rows), note)
+
+
+def _equal(title: str, found: Sequence[Cell]) -> Table:
+    """Methods that leave early by rules of their own meet where they cost the same."""
+    curves = [(cell.run, cell.curve) for cell in found if cell.curve]
+    wanted = [r for r in REDUCTIONS if any(at_reduction(curve, r) is not None for _, curve in curves)]
+    rows = []
+    for run, curve in curves:
+        values = (at_reduction(curve, reduction) for reduction in wanted)
+        rows.append((run, *("" if value is None else f"{value:.3f}" for value in values)))
+    told = f"{found[0].metric} by FLOPs reduction ({CONVENTION})"
+    note = f"{told}, on straight lines between settings; empty outside of them."
+    return Table(title, ("run", *(f"{reduction:g}" for reduction in wanted)), tuple(rows), note)
 
 
 def _plus_minus(values: Sequence[float]) -> str:

@@ -79,7 +79,7 @@ def test_the_page_and_the_pictures(tmp_path):
     assert struct.unpack(">II", picture[16:24]) == (1650, 1350)
     page = found[1].read_text(encoding="utf-8")
     assert "<title>A &amp; B</title>" in page
-    assert page.count("<svg ") == 1 and page.count("<table>") == 2
+    assert page.count("<svg ") == 1 and page.count("<table>") == 3
     assert 'aria-label="mrpc, mini: accuracy against cost. plain 0.850 at 5.00 GFLOPs; early &lt;b&gt; 0.700' in page
     assert "<b>" not in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)

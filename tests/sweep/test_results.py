@@ -94,6 +94,19 @@ def test_between_two_settings_a_line_is_drawn_and_outside_nothing_is_told():
     assert at_reduction([(2.0, 0.5)], 2.0) == 0.5
 
 
+def test_ways_to_leave_early_are_compared_at_equal_flops(tmp_path):
+    """Of two seeds the means: reductions 1 and 3, values 0.8 and 0.6, so 0.7 at 2."""
+    points = [[(1.0, 0.82), (2.5, 0.62)], [(1.0, 0.78), (3.5, 0.58)]]
+    lines = [
+        line("a", seed, 0.8, sweep=[{"flops_reduction": x, "value": y} for x, y in curve])
+        for seed, curve in enumerate(points)
+    ]
+    *_, table = tables(cells([*lines, line("b", 1, 0.9)], tmp_path, None), None)
+    assert table.title == "d, c: leaving early at equal FLOPs"
+    assert table.columns == ("run", "1", "1.25", "1.5", "2", "3")
+    assert table.rows == (("a", "0.800", "0.775", "0.750", "0.700", "0.600"),)
+
+
 def test_tables_tell_scores_and_costs(tmp_path):
     lines = [
         line("good", 1, 0.90, answers=[1, 1, 1, 0], out=tmp_path),
