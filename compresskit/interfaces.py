@@ -26,6 +26,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol
 from torch import BoolTensor, Generator, Tensor, nn
 
 from compresskit.anatomy import Group
+from compresskit.errors import PluginError
 
 Batch = Mapping[str, Tensor]
 """Tensors of one batch: `labels` (batch,), `attention_mask` (batch, tokens), and the model's inputs."""
@@ -147,7 +148,7 @@ class Pruner(Strategy):
 
     def observe(self, trace: UnitTrace) -> Tensor:
         """(batch, units) what each example shows of each unit; only for a `score` that asks for `context.observed`."""
-        raise NotImplementedError(f"pruner '{self.name}' asks for context.observed; give it an `observe` method")
+        raise PluginError(f"pruner '{self.name}' asks for context.observed; give it an `observe` method")
 
 
 class Factorizer(Strategy):

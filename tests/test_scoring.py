@@ -300,6 +300,20 @@ def test_a_pruner_that_observes_too_little_is_told_so(watcher):
     )
 
 
+def test_a_pruner_that_observes_nothing_is_told_so():
+    @dataclass(frozen=True)
+    class Blind(Pruner):
+        name: ClassVar[str] = "blind"
+
+        def score(self, group, context):
+            return context.observed(group, self)
+
+    group = next(iter(groups(wrapped().anatomy, wrapped().network, "heads")))
+    with pytest.raises(PluginError) as error:
+        Blind().score(group, ScoreContext(seeded(), scoring(wrapped())))
+    assert str(error.value) == "pruner 'blind' asks for context.observed; give it an `observe` method"
+
+
 # --- all layers together ---------------------------------------------------------------------------------------------
 
 

@@ -19,23 +19,15 @@ RESAMPLES = 10_000
 """Of the paired bootstrap."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What one run answered to each row that it was evaluated on.
+def right_answers(path: Path) -> list[bool]:
+    """Whether each row's answer at the last exit is its label, from what `compresskit evaluate --answers` wrote.
 
-    Args:
-        right: whether the last exit's answer is the label; for regression nothing is right or wrong, and it is empty.
+    In regression nothing is right or wrong, and the list is empty.
     """
-
-    right: tuple[bool, ...]
-
-    @staticmethod
-    def read(path: Path) -> Answers:
-        """As `compresskit evaluate --answers` wrote them."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["task"] == "regression":
-            return Answers(())
-        return Answers(tuple(said == label for said, label in zip(told["answers"], told["labels"], strict=True)))
+    told = json.loads(path.read_text(encoding="utf-8"))
+    if told["task"] == "regression":
+        return []
+    return [said == label for said, label in zip(told["answers"], told["labels"], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -198,9 +190,10 @@ def _difference(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
     each: list[list[int]] = []
     for line in mine:
         if line["seed"] in by_seed:
-            ours, other = (Answers.read(out / f"{one['folder']}.answers.json") for one in (line, by_seed[line["seed"]]))
-            if len(ours.right) == len(other.right) > 0:
-                each.append([int(a) - int(b) for a, b in zip(ours.right, other.right, strict=True)])
+            pair = (line, by_seed[line["seed"]])
+            ours, other = (right_answers(out / f"{one['folder']}.answers.json") for one in pair)
+            if len(ours) == len(other) > 0:
+                each.append([int(a) - int(b) for a, b in zip(ours, other, strict=True)])
     if not each or len({len(rows) for rows in each}) > 1:
         return None
     return compare([statistics.mean(row) for row in zip(*each, strict=True)])

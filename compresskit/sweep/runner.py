@@ -39,7 +39,7 @@ class Board(Protocol):
 
 
 @dataclass
-class Progress:
+class RunState:
     """One run on its way.
 
     Args:
@@ -66,7 +66,7 @@ class Progress:
         """Steps that are committed to its folder."""
         return len(list(self.out.glob("steps/[0-9]*/step.json")))
 
-    def shared(self, other: Progress) -> int:
+    def shared(self, other: RunState) -> int:
         """How many first steps both have."""
         if self.run.group != other.run.group:
             return 0
@@ -111,7 +111,7 @@ class Sweep:
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
         before = {line["fingerprint"]: line for line in read_results(out) if line["state"] == "done"}
-        self.all = [Progress(run, plans[run.folder], out / run.folder) for run in study.runs]
+        self.all = [RunState(run, plans[run.folder], out / run.folder) for run in study.runs]
         for one in self.all:
             if one.run.fingerprint in before:
                 one.state, one.line = "done", before[one.run.fingerprint]
@@ -163,12 +163,12 @@ class Sweep:
     def _running(self) -> int:
         return sum(one.process is not None for one in self.all)
 
-    def _must_wait(self, one: Progress) -> bool:
+    def _must_wait(self, one: RunState) -> bool:
         """Whether somebody is just making steps that this run can take over, and further than it is itself."""
         busy = [other for other in self.all if other.state == "running"]
         return any(max(one.steps_done, other.steps_done) < one.shared(other) for other in busy)
 
-    def _donor(self, one: Progress) -> Progress | None:
+    def _donor(self, one: RunState) -> RunState | None:
         """The run with most steps to take over, where it has more than there are already."""
         others = [other for other in self.all if other is not one]
         found = max(others, key=lambda other: min(one.shared(other), other.steps_done), default=None)
@@ -176,13 +176,13 @@ class Sweep:
             return None
         return found
 
-    def _apply(self, one: Progress) -> None:
+    def _apply(self, one: RunState) -> None:
         donor = self._donor(one)
         reuse = () if donor is None else ("--reuse", str(donor.out))
         command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", "--json", *one.run.machine)
         self._start(one, "running", command)
 
-    def _start(self, one: Progress, state: State, command: Sequence[str], launcher: Sequence[str] = ()) -> None:
+    def _start(self, one: RunState, state: State, command: Sequence[str], launcher: Sequence[str] = ()) -> None:
         one.state = state
         settings = dict(os.environ)
         if self.jobs > 1 and state != "timing":
@@ -193,15 +193,15 @@ class Sweep:
         words = [*(launcher or self.launcher), "-m", "compresskit", *command]
         one.process = subprocess.Popen(words, stdout=answer, stderr=log, env=settings)
 
-    def _answer(self, one: Progress) -> Path:
+    def _answer(self, one: RunState) -> Path:
         return one.out.with_name(f"{one.out.name}.json")
 
-    def _close(self, one: Progress) -> None:
+    def _close(self, one: RunState) -> None:
         for file in one.files:
             file.close()
         one.files, one.process = [], None
 
-    def _ended(self, one: Progress) -> None:
+    def _ended(self, one: RunState) -> None:
         assert one.process is not None
         code = one.process.returncode
         self._close(one)
@@ -218,7 +218,7 @@ class Sweep:
             evaluation = json.loads(self._answer(one).read_text(encoding="utf-8"))
             self._write(one, "done", {"evaluation": evaluation})
 
-    def _evaluate(self, one: Progress, state: State, timing: str) -> None:
+    def _evaluate(self, one: RunState, state: State, timing: str) -> None:
         data = one.run.command[one.run.command.index("--data") + 1]
         told: tuple[str, ...] = ()
         if state == "evaluating":
@@ -247,7 +247,7 @@ class Sweep:
             beside.write_text("\n".join([*lines, ""]), encoding="utf-8")
             beside.replace(self.out / RESULTS)
 
-    def _write(self, one: Progress, state: State, more: Mapping[str, Any]) -> None:
+    def _write(self, one: RunState, state: State, more: Mapping[str, Any]) -> None:
         run = one.run
         names = {"data": run.data, "checkpoint": run.checkpoint, "run": run.name, "seed": run.seed}
         about = {"fingerprint": run.fingerprint, "folder": run.folder, "state": state, "command": list(run.command)}

@@ -240,6 +240,24 @@ def test_report_counts_an_example_of_any_length(command, compressed, original):
     assert saved.original.flops == found.original.flops
 
 
+def test_answers_are_written_to_a_new_file_alone(command, compressed, data, tmp_path):
+    """Both mistakes are found before a row is answered."""
+    told = ("evaluate", compressed, "--data", data, "--no-timing", "--answers")
+    written = command(*told, tmp_path / "answers.json")
+    assert f"32 answers written to {tmp_path / 'answers.json'}" in written.stderr
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert {key: len(found[key]) for key in ("labels", "answers", "leaving_early", "exits")} == {
+        "labels": 32, "answers": 32, "leaving_early": 32, "exits": 32
+    }  # fmt: skip
+    for place, why in (
+        (tmp_path / "answers.json", "is there already"),
+        (tmp_path / "no" / "a", "is in a folder that is not there"),
+    ):
+        failed = command(*told, place, code=1)
+        assert failed.stderr == f"Error: --answers {place} {why}; name a new file in a folder that is there\n"
+        assert failed.stdout == ""
+
+
 def test_thresholds_need_an_exit_policy_that_has_one(command, original, data):
     failed = command("evaluate", original, "--data", data, "--thresholds", "0.1", code=1)
     assert failed.stderr == f"Error: {original} does not leave early by a threshold; leave --thresholds out\n"

@@ -25,7 +25,7 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(hidden[:, 0]))
 
 
-class PooledHead(nn.Module):
+class OwnPooler(nn.Module):
     """A pooler of its own, dropout, a linear layer."""
 
     def __init__(self, size: int, classes: int, dropout: float) -> None:
@@ -34,15 +34,19 @@ class PooledHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(size, classes)
 
+
+class PooledHead(OwnPooler):
+    """The logits alone."""
+
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, tokens, size) and (batch, tokens) to (batch, classes)."""
         return cast(Tensor, self.classifier(self.dropout(self.pooler(hidden))))
 
 
-class CertainHead(PooledHead):
+class CertainHead(OwnPooler):
     """Beside the logits, how likely it is to be wrong, from a layer that all exits share."""
 
-    def forward(self, hidden: Tensor, mask: Tensor, certainty: nn.Linear) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, hidden: Tensor, mask: Tensor, certainty: nn.Linear) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes) and the logit of being wrong (batch,)."""
         pooled = self.dropout(self.pooler(hidden))
         return self.classifier(pooled), certainty(pooled).squeeze(-1)
@@ -107,7 +111,7 @@ class DenseTanh(ExitHead):
 
     def pooler_of(self, module: nn.Module) -> nn.Linear | None:
         """The dense layer."""
-        return cast(nn.Linear, module.get_submodule("pooler.dense")) if isinstance(module, PooledHead) else None
+        return module.pooler.dense if isinstance(module, OwnPooler) else None
 
 
 @final
@@ -136,7 +140,7 @@ class LearnedCertainty(ExitHead):
 
     def pooler_of(self, module: nn.Module) -> nn.Linear | None:
         """The dense layer."""
-        return cast(nn.Linear, module.get_submodule("pooler.dense")) if isinstance(module, CertainHead) else None
+        return module.pooler.dense if isinstance(module, OwnPooler) else None
 
 
 @final

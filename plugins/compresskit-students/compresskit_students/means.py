@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from torch import Tensor
 
 from compresskit import Trace
 from compresskit.errors import CompresskitError
+
+Layer = TypeVar("Layer")
 
 
 def over_tokens(values: Tensor, mask: Tensor) -> Tensor:
@@ -22,18 +27,19 @@ def over_pairs(values: Tensor, mask: Tensor) -> Tensor:
     return ((values * pairs).sum(dim=(1, 2, 3)) / count.clamp(min=1)).mean()
 
 
-def uniform(student: int, teacher: int, name: str) -> int:
-    """How many of the teacher's layers go into one of the student's.
+def matched(student: Sequence[Layer], teacher: Sequence[Layer], name: str) -> list[tuple[Layer, Layer]]:
+    """Each of the student's M layers with the teacher's from which it learns: layer i with i * N / M, counted from 1.
 
     Raises:
         CompresskitError: they do not go into them evenly.
     """
-    if teacher % student:
+    if len(teacher) % len(student):
         raise CompresskitError(
-            f"{name}: the teacher's {teacher} layers can't be shared out evenly among the student's {student}; "
-            "keep a number of layers that divides the teacher's"
+            f"{name}: the teacher's {len(teacher)} layers can't be shared out evenly among the student's "
+            f"{len(student)}; keep a number of layers that divides the teacher's"
         )
-    return teacher // student
+    step = len(teacher) // len(student)
+    return list(zip(student, teacher[step - 1 :: step], strict=True))
 
 
 def same_heads(student: Trace, teacher: Trace, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from compresskit import Batch, Distiller, Trace
-from compresskit_students.means import over_tokens, same_heads, uniform
+from compresskit_students.means import matched, over_tokens, same_heads
 from compresskit_students.tinybert import scores
 
 
@@ -35,12 +35,10 @@ class FeatureTransfer(Distiller):
             CompresskitError: layers do not match.
         """
         assert teacher is not None
-        step = uniform(len(student.hidden) - 1, len(teacher.hidden) - 1, self.name)
         parts = []
-        for number, state in enumerate(student.hidden[1:], start=1):
-            theirs = teacher.hidden[step * number]
-            ours, model = (layer_norm(part.float(), part.shape[-1:]) for part in (state, theirs))
-            parts.append(over_tokens((ours - model).square().mean(dim=-1), student.mask))
+        for pair in matched(student.hidden[1:], teacher.hidden[1:], self.name):
+            ours, theirs = (layer_norm(state.float(), state.shape[-1:]) for state in pair)
+            parts.append(over_tokens((ours - theirs).square().mean(dim=-1), student.mask))
         return torch.stack(parts).sum()
 
 
@@ -65,11 +63,9 @@ class AttentionTransfer(Distiller):
         """
         assert teacher is not None
         same_heads(student, teacher, self.name)
-        step = uniform(len(student.attention), len(teacher.attention), self.name)
         hidden = student.mask[:, None, None, :] == 0
         parts = []
-        for number, layer in enumerate(student.attention, start=1):
-            pair = (layer, teacher.attention[step * number - 1])
+        for pair in matched(student.attention, teacher.attention, self.name):
             masked = (scores(one).masked_fill(hidden, torch.finfo(torch.float32).min) for one in pair)
             ours, theirs = (torch.log_softmax(one, dim=-1) for one in masked)
             apart = (theirs.exp() * (theirs - ours)).sum(dim=-1).mean(dim=1)  # (batch, tokens)

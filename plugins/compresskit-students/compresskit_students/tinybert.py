@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compresskit import Batch, Distiller, Projections, Trace
-from compresskit_students.means import over_pairs, over_tokens, same_heads, uniform
+from compresskit_students.means import matched, over_pairs, over_tokens, same_heads
 
 
 def scores(layer: Projections) -> Tensor:
@@ -46,12 +46,9 @@ class AttentionScores(Distiller):
         """
         assert teacher is not None
         same_heads(student, teacher, self.name)
-        step = uniform(len(student.attention), len(teacher.attention), self.name)
-        parts = []
-        for number, layer in enumerate(student.attention, start=1):
-            error = (scores(layer) - scores(teacher.attention[step * number - 1])).square()
-            parts.append(self._mean(error, student.mask))
-        return torch.stack(parts).sum()
+        pairs = matched(student.attention, teacher.attention, self.name)
+        errors = [(scores(ours) - scores(theirs)).square() for ours, theirs in pairs]
+        return torch.stack([self._mean(error, student.mask) for error in errors]).sum()
 
     def _mean(self, error: Tensor, mask: Tensor) -> Tensor:
         if self.average == "examples":
@@ -83,9 +80,7 @@ class ProjectedStates(Distiller):
             CompresskitError: layers do not match.
         """
         assert teacher is not None
-        step = uniform(len(student.projected) - 1, len(teacher.hidden) - 1, self.name)
-        parts = []
-        for number, state in enumerate(student.projected):
-            error = (state.float() - teacher.hidden[step * number].float()).square().mean(dim=-1)
-            parts.append(over_tokens(error, student.mask))
-        return torch.stack(parts).sum()
+        embedding = student.projected[0], teacher.hidden[0]
+        pairs = [embedding, *matched(student.projected[1:], teacher.hidden[1:], self.name)]
+        errors = [(ours.float() - theirs.float()).square().mean(dim=-1) for ours, theirs in pairs]
+        return torch.stack([over_tokens(error, student.mask) for error in errors]).sum()
