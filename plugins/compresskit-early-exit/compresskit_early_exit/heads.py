@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast, final
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast, final
 
 import torch
 from pydantic import Field
@@ -13,24 +13,34 @@ from torch.nn.functional import scaled_dot_product_attention
 from compresskit import ExitHead
 
 
-class Pooler(nn.Module):
-    """A dense layer as wide as the hidden states and tanh, on the first token, as BERT's own pooler."""
+Reads: TypeAlias = Literal["first", "mean"]
+"""What a pooler works on: the first token, or the mean of all tokens that are not padding."""
 
-    def __init__(self, size: int) -> None:
+
+class Pooler(nn.Module):
+    """A dense layer as wide as the hidden states and tanh, on the first token as BERT's own pooler, or on the mean."""
+
+    def __init__(self, size: int, reads: Reads = "first") -> None:
         super().__init__()
         self.dense = nn.Linear(size, size)
+        self.reads = reads
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(batch, tokens, size) to (batch, size)."""
-        return torch.tanh(self.dense(hidden[:, 0]))
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(batch, tokens, size) and (batch, tokens) to (batch, size)."""
+        if self.reads == "first":
+            read = hidden[:, 0]
+        else:
+            weights = mask.to(hidden.dtype).unsqueeze(-1)
+            read = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return torch.tanh(self.dense(read))
 
 
 class OwnPooler(nn.Module):
     """A pooler of its own, dropout, a linear layer."""
 
-    def __init__(self, size: int, classes: int, dropout: float) -> None:
+    def __init__(self, size: int, classes: int, dropout: float, reads: Reads = "first") -> None:
         super().__init__()
-        self.pooler = Pooler(size)
+        self.pooler = Pooler(size, reads)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(size, classes)
 
@@ -40,7 +50,7 @@ class PooledHead(OwnPooler):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(batch, tokens, size) and (batch, tokens) to (batch, classes)."""
-        return cast(Tensor, self.classifier(self.dropout(self.pooler(hidden))))
+        return cast(Tensor, self.classifier(self.dropout(self.pooler(hidden, mask))))
 
 
 class CertainHead(OwnPooler):
@@ -48,7 +58,7 @@ class CertainHead(OwnPooler):
 
     def forward(self, hidden: Tensor, mask: Tensor, certainty: nn.Linear) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes) and the logit of being wrong (batch,)."""
-        pooled = self.dropout(self.pooler(hidden))
+        pooled = self.dropout(self.pooler(hidden, mask))
         return self.classifier(pooled), certainty(pooled).squeeze(-1)
 
 
@@ -62,7 +72,7 @@ class SharedPoolerHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor, pooler: Pooler) -> Tensor:
         """(batch, tokens, size) and (batch, tokens) to (batch, classes)."""
-        return cast(Tensor, self.classifier(self.dropout(pooler(hidden))))
+        return cast(Tensor, self.classifier(self.dropout(pooler(hidden, mask))))
 
 
 class AttentionHead(nn.Module):
@@ -97,13 +107,19 @@ class DenseTanh(ExitHead):
     As in DeeBERT (Xin et al. 2020, arXiv:2004.12993), BERxiT and ElasticBERT. The dense layers begin as copies of the
     model's own pooler at the time of the exit step, where it has one: DeeBERT copies the pre-trained one, so its exit
     step stands before the fine-tuning.
+
+    Args:
+        reads: `first` token, as in the papers, or the `mean` of all tokens: for checkpoints whose first token knows
+            little.
     """
 
     name: ClassVar[str] = "dense-tanh"
 
+    reads: Reads = "first"
+
     def build(self, size: int, classes: int, dropout: float) -> nn.Module:
         """The module of one exit."""
-        return PooledHead(size, classes, dropout)
+        return PooledHead(size, classes, dropout, self.reads)
 
     def macs(self, size: int, classes: int, tokens: int) -> int:
         """Those of the dense and of the linear layer."""
@@ -121,14 +137,20 @@ class LearnedCertainty(ExitHead):
 
     One linear layer that all exits share makes of what an exit has pooled the logit of its being wrong. The loss
     `certainty` teaches it, and the policy `learned` leaves by it.
+
+    Args:
+        reads: `first` token, as in the papers, or the `mean` of all tokens: for checkpoints whose first token knows
+            little.
     """
 
     name: ClassVar[str] = "dense-tanh-certain"
     signals: ClassVar[bool] = True
 
+    reads: Reads = "first"
+
     def build(self, size: int, classes: int, dropout: float) -> nn.Module:
         """The module of one exit."""
-        return CertainHead(size, classes, dropout)
+        return CertainHead(size, classes, dropout, self.reads)
 
     def macs(self, size: int, classes: int, tokens: int) -> int:
         """Those of the dense and of the two linear layers."""
@@ -149,9 +171,15 @@ class SharedDenseTanh(ExitHead):
     """One dense layer with tanh on the first token, shared by all exits, then a linear layer of the exit's own.
 
     As in PABEE (Zhou et al. 2020, arXiv:2006.04152). The dense layer begins as a copy of the model's own pooler.
+
+    Args:
+        reads: `first` token, as in the papers, or the `mean` of all tokens: for checkpoints whose first token knows
+            little.
     """
 
     name: ClassVar[str] = "shared-dense-tanh"
+
+    reads: Reads = "first"
 
     def build(self, size: int, classes: int, dropout: float) -> nn.Module:
         """The module of one exit."""
@@ -163,7 +191,7 @@ class SharedDenseTanh(ExitHead):
 
     def build_shared(self, size: int, classes: int, dropout: float) -> nn.Module | None:
         """The pooler."""
-        return Pooler(size)
+        return Pooler(size, self.reads)
 
     def pooler_of(self, module: nn.Module) -> nn.Linear | None:
         """The dense layer that is shared."""

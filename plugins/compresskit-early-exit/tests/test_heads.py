@@ -19,7 +19,11 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @pytest.mark.parametrize(
-    **parametrize(DenseTanh(), SharedDenseTanh(), LearnedCertainty(), Attention(8, 2), Attention())
+    **parametrize(
+        *(head(reads) for head in (DenseTanh, SharedDenseTanh, LearnedCertainty) for reads in ("first", "mean")),
+        Attention(8, 2),
+        Attention(),
+    )
 )
 def test_is_a_good_strategy(check):
     check()
@@ -50,6 +54,13 @@ def test_learning_to_exit_adds_one_more_than_the_hidden_size():
     edits = [AddExits(tuple(range(1, 13)), head, read_out=True) for head in (LearnedCertainty(), DenseTanh())]
     counts = [parameters(*planned(12, 256, edit)) for edit in edits]
     assert counts[0] - counts[1] == 256 + 1
+
+
+def test_the_mean_is_that_of_the_tokens_and_not_of_the_padding():
+    hidden, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    pooler = SharedDenseTanh(reads="mean").build_shared(8, 2, 0.0)
+    mean = torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)])
+    torch.testing.assert_close(pooler(hidden, mask), torch.tanh(pooler.dense(mean)))
 
 
 def test_fastberts_printed_flops():
