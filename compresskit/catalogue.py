@@ -45,6 +45,7 @@ VERBS = {
     "exit-policy": "exit",
     "distiller": "distill",
     "exit-head": "read an exit",
+    "masker": "mask",
 }
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 

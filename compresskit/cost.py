@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from compresskit.edits import LayerShape, Shape
@@ -39,11 +39,11 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 @dataclass(frozen=True)
 class Dims:
-    """The sizes of an original that no edit changes, and its counts of layers, heads and neurons as given.
+    """The sizes of an original: what no edit changes, and its width and counts of layers, heads and neurons as given.
 
     Args:
         vocabulary, positions, types: rows of the three embedding tables; 0 types where the family has no such table.
-        hidden: width of the hidden states.
+        hidden: width of the hidden states, as given.
         embedding: width of the embedding tables; where it is not `hidden`, a linear layer joins them.
         head_size: entries of one attention head.
         classes: number of logits.
@@ -128,6 +128,17 @@ def original_shape(anatomy: Anatomy, config: PreTrainedConfig) -> Shape:
     return Shape((LayerShape(dims.heads, dims.neurons),) * dims.layers)
 
 
+def narrowed(dims: Dims, shape: Shape) -> Dims:
+    """The sizes with the width of the hidden states that the shape has; the embedding tables' too, where it is one."""
+    if shape.hidden is None:
+        return dims
+    return replace(
+        dims,
+        hidden=shape.hidden,
+        embedding=shape.hidden if dims.embedding == dims.hidden else dims.embedding,
+    )
+
+
 def parameters(dims: Dims, shape: Shape) -> int:
     """How many parameters a model of that shape has."""
     return sum(block.parameters for block in by_block(dims, shape))
@@ -135,11 +146,13 @@ def parameters(dims: Dims, shape: Shape) -> int:
 
 def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
     """Where the parameters and the work are, from the embeddings to the read-out, in the order in which they run."""
+    full, dims = dims, narrowed(dims, shape)
+    read_out = _read_out_parameters(full, shape)
     norm, exits = 2 * dims.embedding, len(_own_heads(shape))
-    tables = (dims.positions + dims.types) * dims.embedding + norm + _project_parameters(dims)
+    tables = (dims.positions + dims.types) * dims.embedding + norm + _project_parameters(full, dims)
     rows: list[tuple[str, int | None, int, int]] = [
         ("word embeddings", None, _word_parameters(dims, shape), _factor_macs(dims, shape, tokens)),
-        ("other embeddings", None, tables, _project_macs(dims, tokens)),
+        ("other embeddings", None, tables, _project_macs(full, dims, tokens)),
     ]
     for number, layer in enumerate(shape.layers, start=1):
         products = _product_macs(dims, layer, tokens)
@@ -149,8 +162,7 @@ def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
     if exits:
         rows.append(("exits", None, _exit_parameters(dims, shape), exits * _head_macs(dims, shape, tokens)))
     if shape.read_out:
-        read_out = _linear(dims.hidden, dims.hidden) + _linear(dims.hidden, dims.classes)
-        rows.append(("read-out", None, read_out, _read_out_macs(dims)))
+        rows.append(("read-out", None, read_out, _read_out_macs(full, shape)))
     total = sum(row[2] for row in rows)
     return tuple(Block(*row, share=row[2] / total) for row in rows)
 
@@ -167,17 +179,18 @@ def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) 
     Raises:
         ValueError: no example can leave at `exit`.
     """
+    full, dims = dims, narrowed(dims, shape)
     depth = len(shape.layers)
     last = depth if exit is None else exit
     if last != depth and last not in shape.exits:
         raise ValueError(f"no example leaves at layer {last}; exits: {[*shape.exits] or depth}")
     reached = shape.layers[:last]
-    weights = _factor_macs(dims, shape, tokens) + _project_macs(dims, tokens)
+    weights = _factor_macs(dims, shape, tokens) + _project_macs(full, dims, tokens)
     weights += sum(_attention_macs(dims, layer, tokens) + _ffn_macs(dims, layer, tokens) for layer in reached)
     products = sum(_product_macs(dims, layer, tokens) for layer in reached)
     heads = sum(_head_macs(dims, shape, tokens) for number in _own_heads(shape) if number <= last)
     if shape.read_out and last == depth:
-        heads += _read_out_macs(dims)
+        heads += _read_out_macs(full, shape)
     additions = 2 * tokens * dims.embedding
     additions += sum(2 * tokens * dims.hidden + layer.heads * tokens**2 for layer in reached)
     return {
@@ -270,12 +283,12 @@ def _factor_macs(dims: Dims, shape: Shape, tokens: int) -> int:
     return tokens * (shape.rank or 0) * dims.embedding
 
 
-def _project_parameters(dims: Dims) -> int:
-    return 0 if dims.embedding == dims.hidden else _linear(dims.embedding, dims.hidden)
+def _project_parameters(full: Dims, dims: Dims) -> int:
+    return 0 if full.embedding == full.hidden else _linear(dims.embedding, dims.hidden)
 
 
-def _project_macs(dims: Dims, tokens: int) -> int:
-    return 0 if dims.embedding == dims.hidden else tokens * dims.embedding * dims.hidden
+def _project_macs(full: Dims, dims: Dims, tokens: int) -> int:
+    return 0 if full.embedding == full.hidden else tokens * dims.embedding * dims.hidden
 
 
 def _attention_parameters(dims: Dims, layer: LayerShape) -> int:
@@ -315,6 +328,11 @@ def _head_macs(dims: Dims, shape: Shape, tokens: int) -> int:
     return shape.head.macs(dims.hidden, dims.classes, tokens)
 
 
-def _read_out_macs(dims: Dims) -> int:
-    """A dense layer as wide as the hidden states, then the classifier, on one token; so in every family supported."""
-    return dims.hidden**2 + dims.hidden * dims.classes
+def _read_out_parameters(full: Dims, shape: Shape) -> int:
+    """A dense layer as wide as the original's hidden states, then the classifier; so in every family supported."""
+    return _linear(shape.hidden or full.hidden, full.hidden) + _linear(full.hidden, full.classes)
+
+
+def _read_out_macs(full: Dims, shape: Shape) -> int:
+    """The same, on one token."""
+    return (shape.hidden or full.hidden) * full.hidden + full.hidden * full.classes

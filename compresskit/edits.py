@@ -34,6 +34,7 @@ class Shape:
         head: what the exits read with, or None without exits.
         read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the
             last layer.
+        hidden: width of the hidden states, or None where it is the original's.
     """
 
     layers: tuple[LayerShape, ...]
@@ -41,6 +42,7 @@ class Shape:
     exits: tuple[int, ...] = ()
     head: ExitHead | None = None
     read_out: bool = True
+    hidden: int | None = None
 
     def after(self, edit: Edit) -> Shape:
         """The shape once `edit` is performed."""
@@ -55,6 +57,7 @@ class Shape:
             "exits": list(self.exits),
             "head": None if self.head is None else head_to_json(self.head),
             "read_out": self.read_out,
+            "hidden": self.hidden,
         }
 
     @staticmethod
@@ -66,12 +69,13 @@ class Shape:
             tuple(data["exits"]),
             None if data["head"] is None else head_from_json(data["head"]),
             data["read_out"],
+            data.get("hidden"),
         )
 
 
 @dataclass(frozen=True)
 class CutHeads:
-    """Keep these heads of a layer, numbered as they are before the cut, ascending."""
+    """Keep these heads of a layer, numbered as they are before the cut, ascending; none where its attention goes."""
 
     kind: ClassVar[str] = "cut-heads"
     layer: int
@@ -84,7 +88,7 @@ class CutHeads:
 
 @dataclass(frozen=True)
 class CutNeurons:
-    """Keep these FFN neurons of a layer, numbered as they are before the cut, ascending."""
+    """Keep these FFN neurons of a layer, numbered as they are before the cut, ascending; none where its FFN goes."""
 
     kind: ClassVar[str] = "cut-neurons"
     layer: int
@@ -108,6 +112,30 @@ class CutLayers:
         if shape.exits and len(self.keep) not in exits:
             exits += (len(self.keep),)
         return replace(shape, layers=tuple(shape.layers[i] for i in self.keep), exits=exits)
+
+
+@dataclass(frozen=True)
+class CutHidden:
+    """Keep these dimensions of the hidden states, numbered as they are before the cut, ascending."""
+
+    kind: ClassVar[str] = "cut-hidden"
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut."""
+        return replace(shape, hidden=len(self.keep))
+
+
+@dataclass(frozen=True)
+class CutRank:
+    """Keep these of the numbers between the two factors of the word embedding, ascending."""
+
+    kind: ClassVar[str] = "cut-rank"
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut."""
+        return replace(shape, rank=len(self.keep))
 
 
 @dataclass(frozen=True)
@@ -136,10 +164,10 @@ class AddExits:
         return replace(shape, exits=self.layers, head=self.head, read_out=self.read_out)
 
 
-Edit: TypeAlias = CutHeads | CutNeurons | CutLayers | FactorizeEmbedding | AddExits
+Edit: TypeAlias = CutHeads | CutNeurons | CutLayers | CutHidden | CutRank | FactorizeEmbedding | AddExits
 
 EDITS: dict[str, type[Edit]] = {
-    edit.kind: edit for edit in (CutHeads, CutNeurons, CutLayers, FactorizeEmbedding, AddExits)
+    edit.kind: edit for edit in (CutHeads, CutNeurons, CutLayers, CutHidden, CutRank, FactorizeEmbedding, AddExits)
 }
 
 

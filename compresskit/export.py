@@ -52,11 +52,12 @@ def stock(model: CompressedForSequenceClassification, name: str = "the model") -
     """The family's own `...ForSequenceClassification` with the logits of the model's last exit, in eval mode.
 
     Raises:
-        CheckpointError: the family's read-out can't express the last exit.
+        CheckpointError: the family's read-out can't express the last exit, or its norms the width that is left.
     """
     anatomy = model.anatomy
     if not model.shape.read_out:
         _check_exit(model, name)
+    _check_width(model, name)
     network: PreTrainedModel = AutoModelForSequenceClassification.from_config(_config(model))
     weights = model.network.state_dict()
     factors = f"{anatomy.word_embeddings}."
@@ -86,6 +87,15 @@ def _check_exit(model: CompressedForSequenceClassification, name: str) -> None:
     raise CheckpointError(
         f"{name}: its last exit {reason}; compress it again with 'pooler: keep' in the recipe's exit step to export it"
     )
+
+
+def _check_width(model: CompressedForSequenceClassification, name: str) -> None:
+    full = getattr(model.network.config, model.anatomy.hidden_size)
+    if model.hidden_size < full:
+        raise CheckpointError(
+            f"{name}: its hidden states are {model.hidden_size} wide where {model.anatomy.model_type} has {full}, which "
+            "its norms can't express; compress it again without a mask that cuts them to export it"
+        )
 
 
 def _config(model: CompressedForSequenceClassification) -> PreTrainedConfig:

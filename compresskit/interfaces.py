@@ -1,9 +1,9 @@
 """START HERE. The things a strategy can be, few abstract methods each.
 
 A strategy decides; the core does. A Pruner scores units and removes nothing, a Factorizer splits one matrix, an
-ExitPolicy says who may leave, a Distiller measures a distance, an ExitHead builds what an exit reads with. A strategy
-is a frozen dataclass: its fields are its recipe options (under `with:`), its docstring is its manual page, and it keeps
-no state between calls.
+ExitPolicy says who may leave, a Distiller measures a distance, an ExitHead builds what an exit reads with, a Masker
+says which parts of a model a training uses. A strategy is a frozen dataclass: its fields are its recipe options (under
+`with:`), its docstring is its manual page, and it keeps no state between calls.
 
     @final
     @dataclass(frozen=True)
@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import BoolTensor, Generator, Tensor, nn
 
@@ -99,6 +99,8 @@ class Trace:
         attention: of each layer, if recorded.
         projected: the hidden states in the teacher's size, by a linear layer that is trained along and then thrown
             away; only of a student, and only for a distiller that says `projects`.
+        alive: positions in `hidden` of the outputs of layers that add something by now: whose attention and FFN are not
+            both cut or masked out.
     """
 
     logits: Mapping[int, Tensor]
@@ -108,6 +110,7 @@ class Trace:
     step: int = 0
     attention: tuple[Projections, ...] = ()
     projected: tuple[Tensor, ...] = ()
+    alive: tuple[int, ...] = ()
 
     @property
     def last(self) -> Tensor:
@@ -130,6 +133,79 @@ class ExitTrail:
     exits: tuple[int, ...]
     depth: int
     signals: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model is, for a Masker.
+
+    Args:
+        heads, neurons: of each layer.
+        head_size: entries of one head.
+        hidden: width of the hidden states.
+        rank: of the factored word embedding, or None where it is one table.
+        exits: whether there are exits already, which are made for hidden states of this width.
+    """
+
+    heads: tuple[int, ...]
+    neurons: tuple[int, ...]
+    head_size: int
+    hidden: int
+    rank: int | None = None
+    exits: bool = False
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What one pass uses of a model: 1 is whole, 0 not at all, between them a part. None and () stand for all of it.
+
+    Args:
+        layers: for each layer, whether it runs; the others are passed over as if they were not there.
+        attention, ffn: (layers,) factors on what a layer's attention or FFN adds to the hidden states, bias included.
+        heads, neurons: for each layer, (units,) factors on what they put out.
+        hidden: (hidden size,) factors on the hidden states after each layer norm, which is taken over the dimensions
+            whose factor is not 0.
+        rank: (rank,) factors on the numbers between the two factors of the word embedding.
+    """
+
+    layers: tuple[bool, ...] = ()
+    attention: Tensor | None = None
+    ffn: Tensor | None = None
+    heads: tuple[Tensor, ...] = ()
+    neurons: tuple[Tensor, ...] = ()
+    hidden: Tensor | None = None
+    rank: Tensor | None = None
+
+
+class MaskModule(nn.Module, ABC):
+    """What a Masker builds for one training. Randomness comes from torch's global generator, as dropout's does."""
+
+    passes: int = 1
+    """How many forward and backward passes each batch makes before the optimizer's step; their gradients add up."""
+
+    @abstractmethod
+    def masks(self, number: int, step: int, steps: int) -> Masks:
+        """What a pass uses of the model.
+
+        Args:
+            number: of the pass, from 0.
+            step: of the training, from 0; of `steps`.
+        """
+
+    def penalty(self, step: int, steps: int) -> Tensor | None:
+        """A scalar, added once to the loss of each batch; None where nothing is."""
+        return None
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups of this module's own parameters: `params`, `lr`, and `maximize` where they ascend.
+
+        Their learning rates stay as they are, and their gradients are not clipped.
+        """
+        return []
+
+    def final(self) -> Masks | None:
+        """What is left of the model in the end: what is 0 is cut, and other factors go into the weights. None: all."""
+        return None
 
 
 class Strategy(ABC):
@@ -225,12 +301,29 @@ class ExitHead(Strategy):
         return None
 
 
+class Masker(Strategy):
+    """Trains parts of a model in place of the whole: sub-networks of it, or all of it through gates that learn."""
+
+    @abstractmethod
+    def build(self, sizes: Sizes) -> MaskModule:
+        """The module that says which parts, for a model of these sizes."""
+
+    def foresee(self, sizes: Sizes) -> Sizes:
+        """About what will be left of a model of these sizes, for a plan; all of it where nothing is cut.
+
+        Raises:
+            ValueError: it can't be applied to such a model; told beside the step's place in the recipe.
+        """
+        return sizes
+
+
 KINDS: dict[str, type[Strategy]] = {
     "pruner": Pruner,
     "factorizer": Factorizer,
     "exit-policy": ExitPolicy,
     "distiller": Distiller,
     "exit-head": ExitHead,
+    "masker": Masker,
 }
 
 

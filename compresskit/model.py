@@ -24,7 +24,8 @@ from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, RecipeError
-from compresskit.interfaces import ExitPolicy, Projections, Trace
+from compresskit.interfaces import ExitPolicy, MaskModule, Masks, Projections, Trace
+from compresskit.masking import alive, masked
 from compresskit.passes import leave_early, overheard, run_through, split
 
 
@@ -41,6 +42,8 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
         hidden_states: L + 1 tensors (batch, tokens, hidden), where recorded.
         projections: queries, keys and values of each layer, where recorded.
         projected: the hidden states in a teacher's size, where there is a layer for that and they are recorded.
+        alive: positions in `hidden_states` of the outputs of layers that add something, where the whole depth was run.
+        penalty: scalar, what `mask` adds to the loss.
     """
 
     loss: Tensor | None = None
@@ -51,6 +54,8 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
     hidden_states: tuple[Tensor, ...] | None = None
     projections: tuple[Projections, ...] | None = None
     projected: tuple[Tensor, ...] | None = None
+    alive: tuple[int, ...] | None = None
+    penalty: Tensor | None = None
 
 
 NOT_TAKEN = ("inputs_embeds", "position_ids", "output_attentions", "head_mask")
@@ -91,6 +96,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         self.exits = nn.ModuleDict()
         self.exits_share: nn.Module | None = None
         self.projection: nn.Linear | None = None
+        self.mask: MaskModule | None = None
         self.shape: Shape = original_shape(self.anatomy, network.config)
         self.leave_early = True
         self.policy: ExitPolicy | None = None
@@ -123,9 +129,22 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         return len(self.body)
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return self.shape.hidden or int(getattr(self.network.config, self.anatomy.hidden_size))
+
+    @property
     def exit_layers(self) -> tuple[int, ...]:
         """1-based numbers of the layers that answer; the last layer is always one."""
         return self.shape.exits or (self.depth,)
+
+    @property
+    def embeddings_project(self) -> nn.Linear | None:
+        """The linear layer between the embeddings and the first layer, where there is one."""
+        path = self.anatomy.embeddings_project
+        if path is None or not hasattr(self.network.base_model, path.rpartition(".")[2]):
+            return None
+        return cast(nn.Linear, find(self.network, path))
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -188,10 +207,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         """Token ids to the first hidden states (batch, tokens, H)."""
         wanted = {name: inputs[name] for name in self.anatomy.inputs if inputs.get(name) is not None}
         hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))
-        project = self.anatomy.embeddings_project
-        if project is not None and hasattr(self.network.base_model, project.rpartition(".")[2]):
-            hidden = find(self.network, project)(hidden)
-        return hidden
+        project = self.embeddings_project
+        return hidden if project is None else cast(Tensor, project(hidden))
 
     def attention(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
         """The mask in the form that the attention implementation wants."""
@@ -228,6 +245,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         exits: tuple[int, ...] | None = None,
         gradient_equilibrium: bool = False,
         attention: bool = False,
+        masks: Masks | None = None,
     ) -> Trace:
         """Run the whole depth and answer at every exit, in the train or eval mode the model is in.
 
@@ -238,14 +256,16 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             gradient_equilibrium: rescale gradients between layers, so that layer k receives the mean, not the sum, of
                 the gradients of the exits at and above it (Li et al. 2019; Shen et al. 2022, eq. 3).
             attention: also record queries, keys and values.
+            masks: what to use of the model; all of it where None.
         """
-        with overheard(self, attention) as heard:
-            trace = run_through(self, batch, exits, gradient_equilibrium)
+        with overheard(self, attention) as heard, masked(self, masks):
+            trace = run_through(self, batch, exits, gradient_equilibrium, masks)
             return replace(
                 trace,
                 hidden=trace.hidden if hidden else (),
-                attention=tuple(split(self, *pair) for pair in zip(self.body, heard, strict=False)),
+                attention=tuple(split(self, *pair) for pair in zip(self.body, heard, strict=False) if pair[1]),
                 projected=tuple(map(self.projection, trace.hidden)) if hidden and self.projection is not None else (),
+                alive=alive(self, masks),
             )
 
     def forward(  # noqa: PLR0913, PLR0917 - transformers has these names, and Trainer looks for some of them
@@ -258,6 +278,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         record_hidden: bool = False,
         record_attention: bool = False,
         gradient_equilibrium: bool = False,
+        mask_pass: tuple[int, int, int] | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **others: Any,
@@ -269,6 +290,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             labels: (batch,) class numbers, or numbers for regression.
             record_exits: run the whole depth and return the logits of these exits too.
             record_hidden, record_attention, gradient_equilibrium: as in `trace`; only with `record_exits`.
+            mask_pass: number of the pass, step and steps that `mask` is asked about, where the model has one. Here and
+                not in the caller, so that several processes know which of its parameters a batch has to do with.
             output_hidden_states, return_dict: as in every model of transformers; hidden states at full depth only.
             others: inputs that tokenizers produce and this family does not read.
 
@@ -291,11 +314,15 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             return early.to_tuple() if return_dict is False else early
         record_hidden = record_hidden or bool(output_hidden_states)
         exits = record_exits or (self.depth,)
-        trace = self.trace(batch, record_hidden, exits, gradient_equilibrium, record_attention)
+        masks = penalty = None
+        if self.mask is not None and mask_pass is not None:
+            masks = self.mask.masks(*mask_pass)
+            penalty = self.mask.penalty(*mask_pass[1:]) if mask_pass[0] == 0 else None
+        trace = self.trace(batch, record_hidden, exits, gradient_equilibrium, record_attention, masks)
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = (None, None) if record_exits is None else (dict(trace.logits), dict(trace.signals))
         hidden = trace.hidden if record_hidden else None
-        more = (trace.attention or None, trace.projected or None)
+        more = (trace.attention or None, trace.projected or None, trace.alive or None, penalty)
         output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden, *more)
         return output.to_tuple() if return_dict is False else output
 

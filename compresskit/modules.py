@@ -48,3 +48,26 @@ class FactorizedEmbedding(nn.Module):
     def product(self) -> Tensor:
         """The (V, H) table that the factors stand for."""
         return self.table.weight @ self.expand.weight.t()
+
+
+class NoHeads(nn.Module):
+    """Stands where a layer's attention was once it has no heads: each token gets what the matrix after them adds alone.
+
+    It keeps the parts of the attention that it replaces under their names, with matrices as thin as they come, so that
+    paths into the layer stay true. transformers' own can't split nothing into heads.
+
+    Args:
+        attention: what it replaces.
+        out: name in it of the matrix that reads the heads, where that is in it.
+    """
+
+    def __init__(self, attention: nn.Module, out: str | None) -> None:
+        super().__init__()
+        for name, part in attention.named_children():
+            self.add_module(name, part)
+        self.out = out
+
+    def forward(self, hidden: Tensor, *others: Any, **more: Any) -> tuple[Tensor, None]:
+        """(batch, tokens, hidden) to (batch, tokens, 0), or where the last matrix is in it to what that makes of it."""
+        nothing = hidden.new_zeros((*hidden.shape[:-1], 0))
+        return (nothing if self.out is None else self.get_submodule(self.out)(nothing)), None

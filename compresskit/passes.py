@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from compresskit.anatomy import head_size, linear
 from compresskit.errors import PluginError
-from compresskit.interfaces import ExitPolicy, ExitTrail, Projections, Trace
+from compresskit.interfaces import ExitPolicy, ExitTrail, Masks, Projections, Trace
+from compresskit.masking import runs
 from compresskit.modules import scale_gradient
 
 if TYPE_CHECKING:
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 
 
 def run_through(
-    model: Model, batch: Mapping[str, Tensor], exits: tuple[int, ...] | None, gradient_equilibrium: bool
+    model: Model,
+    batch: Mapping[str, Tensor],
+    exits: tuple[int, ...] | None,
+    gradient_equilibrium: bool,
+    masks: Masks | None = None,
 ) -> Trace:
-    """Logits of the exits asked for, and every hidden state."""
+    """Logits of the exits asked for, but for those of layers that are passed over, and every hidden state."""
     exits = model.exit_layers if exits is None else exits
+    exits = tuple(number for number in exits if number == model.depth or runs(masks, number - 1))
     mask = batch["attention_mask"]
     state = model.embed(batch)
     attention = model.attention(state, mask)
@@ -31,11 +37,14 @@ def run_through(
     logits: dict[int, Tensor] = {}
     signals: dict[int, Tensor] = {}
     for number, layer in enumerate(model.body, start=1):
-        state = layer(state, attention)
+        here = runs(masks, number - 1)
+        if here:
+            state = layer(state, attention)
         above = sum(1 for exit_ in exits if exit_ >= number)
         if gradient_equilibrium and above:
             state = scale_gradient(state, 1 / above)
-        states.append(state)
+        if here:
+            states.append(state)
         if number in exits:
             logits[number], signal = model.answer(number, state, mask)
             signals |= {} if signal is None else {number: signal}

@@ -12,8 +12,9 @@ from typing import TypeAlias
 from compresskit.anatomy import UnitTarget
 from compresskit.checkpoint import Original
 from compresskit.cost import CONVENTIONS, flops, parameters
-from compresskit.edits import CutLayers, Shape
+from compresskit.edits import CutLayers, LayerShape, Shape
 from compresskit.errors import RecipeError
+from compresskit.interfaces import Masker, Sizes
 from compresskit.recipe import Recipe
 from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Verb
 from compresskit.yaml_tree import Mistakes, Where
@@ -129,6 +130,8 @@ class _Planner:
             self._factorize(work, start, way)
         elif isinstance(work, Exit):
             self._exit(work)
+        elif work.mask is not None:
+            self._mask(work, work.mask)
         return Planned(work, self.shape, iteration)
 
     def _prune(self, prune: Prune, start: Shape, way: Fraction) -> None:
@@ -141,7 +144,7 @@ class _Planner:
         if prune.scope == "global":
             kept = spread(min(self._towards(sum(before), self._total(prune, sum(before)), way), sum(now)), now)
         else:
-            goals = [self._count(prune, prune.keep, full, target) for full in before]
+            goals = [self._count(prune, prune.keep, full, target) if full else 0 for full in before]
             counts = zip(before, goals, now, strict=True)
             kept = [min(self._towards(full, goal, way), here) for full, goal, here in counts]
         layers = (replace(layer, **{target: count}) for layer, count in zip(self.shape.layers, kept, strict=True))
@@ -199,6 +202,26 @@ class _Planner:
         if exit_.start == "original":
             self.shape = self.original.shape
         self.shape = replace(self.shape, exits=layers, head=exit_.head, read_out=exit_.pooler == "keep")
+
+    def _mask(self, training: Finetune | Distill, masker: Masker) -> None:
+        """What the masker thinks that it will leave."""
+        now, dims = self.shape, self.original.dims
+        sizes = Sizes(
+            tuple(layer.heads for layer in now.layers),
+            tuple(layer.neurons for layer in now.layers),
+            dims.head_size,
+            now.hidden or dims.hidden,
+            now.rank,
+            bool(now.exits),
+        )
+        try:
+            then = masker.foresee(sizes)
+        except ValueError as error:
+            self._mistake(training, f"mask {masker.name} {error}")
+            return
+        layers = tuple(LayerShape(*counts) for counts in zip(then.heads, then.neurons, strict=True))
+        hidden = now.hidden if then.hidden == sizes.hidden else then.hidden
+        self.shape = replace(now, layers=layers, hidden=hidden, rank=then.rank)
 
     def _count(self, verb: Prune | Factorize, amount: Amount | tuple[int, ...], full: int, what: str) -> int:
         """A count, or a fraction of the full count rounded to the nearest."""

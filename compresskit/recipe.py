@@ -160,6 +160,8 @@ def _written(step: Verb) -> Any:
     names = step.options()
     for key in sorted(names, key=lambda key: (key != step.name, key != "by")):
         value = getattr(step, names[key])
+        if key in step.parts and value is None:
+            continue
         if key in step.parts:
             result[key] = {value.name: _options(value)} if _options(value) else value.name
         elif isinstance(value, Strategy):

@@ -54,6 +54,9 @@ def _step(verb: type[Verb], catalogue: Catalogue) -> Schema:
         result["allOf"] = [_when(key, name, _options(catalogue, kind, name)) for name in catalogue.names(kind)]
     for key, kind in verb.parts.items():
         names = catalogue.names(kind)
+        if not names:  # no plugin offers any
+            properties[key] = {"not": {}, "description": described[key]}
+            continue
         below = {name: _options(catalogue, kind, name) for name in names}
         full = {"type": "object", "properties": below, "additionalProperties": False}
         limits = {"minProperties": 1, "maxProperties": 1}

@@ -148,7 +148,8 @@ class Scoring:
 
     def _groups(self) -> list[Group]:
         targets: tuple[UnitTarget, ...] = ("heads", "neurons")
-        return [group for target in targets for group in groups(self.model.anatomy, self.model.network, target)]
+        every = (group for target in targets for group in groups(self.model.anatomy, self.model.network, target))
+        return [group for group in every if group.units]
 
     def _each_batch(self, sources: Sequence[Tensor], take: Callable[[Batch, Sequence[Tensor]], None]) -> None:
         """Hand over each batch with the gradients of its loss with respect to the sources after its forward pass."""

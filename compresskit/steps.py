@@ -24,7 +24,7 @@ from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Planned
 from compresskit.run import Run
 from compresskit.scoring import ScoreContext, Scoring
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import fold, perform, word_embedding
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
 from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Training
@@ -128,17 +128,17 @@ def _finetune(verb: Finetune, number: int, workshop: Workshop) -> Done:
         if verb.save_as:
             workshop.saved[verb.save_as] = ORIGINAL
         return Done(skipped=True)
-    return Done(seconds=_train(verb, verb.by or labels_only(), None, verb.learning_rate, number, workshop))
+    return _train(verb, verb.by or labels_only(), None, verb.learning_rate, number, workshop)
 
 
 def _distill(verb: Distill, iteration: int, number: int, workshop: Workshop) -> Done:
     rate = verb.learning_rate * (1 + verb.restore) ** iteration
-    return Done(seconds=_train(verb, verb.by, workshop.teacher(verb.teacher), rate, number, workshop))
+    return _train(verb, verb.by, workshop.teacher(verb.teacher), rate, number, workshop)
 
 
 def _train(
     verb: Training, losses: Losses, teacher: Teacher | None, rate: float, number: int, workshop: Workshop
-) -> float:
+) -> Done:
     rows, collate = workshop.data()
     if verb.rewind:
         workshop.rewind()
@@ -146,10 +146,10 @@ def _train(
     before = {layer: model.head_weights(layer) for layer in model.exit_layers}
     logs = None if workshop.logs is None else workshop.logs / f"{number:02d}-{verb.name}"
     lesson = Lesson(model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run, logs)
-    seconds = teach(lesson)
+    seconds, left = teach(lesson)
     # Not every training teaches every head: hidden states teach none, the last exit's answers only the last one.
     model.note_trained(layer for layer, weights in before.items() if not weights.equal(model.head_weights(layer)))
-    return seconds
+    return Done(() if left is None else fold(model, left), seconds)
 
 
 def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done:
@@ -201,7 +201,7 @@ def _look_at_data(verbs: Sequence[Prune]) -> bool:
 def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
     assert verb.by is not None and verb.target != "layers"
     kind: Callable[[int, tuple[int, ...]], Edit] = CutHeads if verb.target == "heads" else CutNeurons
-    found = list(groups(model.anatomy, model.network, verb.target))
+    found = [group for group in groups(model.anatomy, model.network, verb.target) if group.units]
     places = [getattr(layer, verb.target) for layer in shape.layers]
     if verb.scope == "global":
         competing = found if sum(places) < sum(group.units for group in found) else []

@@ -7,12 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compresskit.anatomy import UnitTarget, entries, find, head_size, layers, linear
-from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
+from compresskit.anatomy import Anatomy, UnitTarget, entries, find, head_size, layers, linear
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutHidden,
+    CutLayers,
+    CutNeurons,
+    CutRank,
+    Edit,
+    FactorizeEmbedding,
+    Shape,
+)
 from compresskit.errors import SurgeryError
-from compresskit.interfaces import ExitHead
+from compresskit.interfaces import ExitHead, Masks
+from compresskit.masking import factors_of, norms, reader, stream_start
 from compresskit.model import CompressedForSequenceClassification as Model
-from compresskit.modules import FactorizedEmbedding
+from compresskit.modules import FactorizedEmbedding, NoHeads
 
 
 def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = None) -> None:
@@ -24,7 +35,7 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
         factors: (V, R) and (R, H) for a `FactorizeEmbedding`; random numbers, to be loaded over, where None.
 
     Raises:
-        SurgeryError: the edit does not fit the model or would leave it without a unit.
+        SurgeryError: the edit does not fit the model or would leave nothing of it.
     """
     if isinstance(edit, CutHeads):
         _cut_units(model, "heads", edit.layer, edit.keep)
@@ -32,6 +43,10 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
         _cut_units(model, "neurons", edit.layer, edit.keep)
     elif isinstance(edit, CutLayers):
         _cut_layers(model, edit)
+    elif isinstance(edit, CutHidden):
+        _cut_hidden(model, edit.keep)
+    elif isinstance(edit, CutRank):
+        _cut_rank(model, edit.keep)
     elif isinstance(edit, FactorizeEmbedding):
         _factorize_embedding(model, edit, factors)
     else:
@@ -52,8 +67,74 @@ def reshape(model: Model, shape: Shape) -> None:
             perform(CutNeurons(index, tuple(range(then.neurons))), model)
     if shape.rank is not None:
         perform(FactorizeEmbedding(shape.rank), model)
+    if shape.hidden is not None:
+        perform(CutHidden(tuple(range(shape.hidden))), model)
     if shape.exits and shape.head:
         perform(AddExits(shape.exits, shape.head, shape.read_out), model)
+
+
+def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
+    """Put factors into the weights that they act on and cut what is 0, so that the model answers as it did masked.
+
+    Returns:
+        The cuts, which are done.
+
+    Raises:
+        SurgeryError: nothing would be left of the hidden states, or exits are made for those that would be cut.
+    """
+    edits: list[Edit] = []
+    if masks.hidden is not None and not bool(masks.hidden.all()):
+        _check_hidden(model, _left(masks.hidden))
+    with torch.no_grad():
+        for index in range(model.depth):
+            heads = _fold_units(model, "heads", index, factors_of(masks.heads, index), masks.attention)
+            neurons = _fold_units(model, "neurons", index, factors_of(masks.neurons, index), masks.ffn)
+            edits += [CutHeads(index, heads)] if heads is not None else []
+            edits += [CutNeurons(index, neurons)] if neurons is not None else []
+        if masks.hidden is not None:
+            for module in stream_start(model):
+                _scale_outputs(module, masks.hidden)
+            for layer in model.body:
+                for norm in norms(layer):
+                    _scale_outputs(norm, masks.hidden)
+        if masks.rank is not None:
+            embedding = find(model.network, model.anatomy.word_embeddings)
+            assert isinstance(embedding, FactorizedEmbedding)
+            embedding.expand.weight.mul_(masks.rank)
+    ways = ((CutHidden, masks.hidden), (CutRank, masks.rank))
+    edits += [cut(_left(factors)) for cut, factors in ways if factors is not None and not bool(factors.all())]
+    if masks.layers and not all(masks.layers):
+        edits.append(CutLayers(tuple(index for index, runs in enumerate(masks.layers) if runs)))
+    for edit in edits:
+        perform(edit, model)
+    return tuple(edits)
+
+
+def _fold_units(
+    model: Model, target: UnitTarget, index: int, units: Tensor | None, whole: Tensor | None
+) -> tuple[int, ...] | None:
+    """The units that stay, or None where all do."""
+    layer = layers(model.anatomy, model.network)[index]
+    out = reader(model.anatomy, layer, target)
+    width = head_size(model.anatomy, layer) if target == "heads" else 1
+    factors = out.weight.new_ones(out.in_features // width) if units is None else units
+    if whole is not None:
+        factors = factors * whole[index]
+        if out.bias is not None:
+            out.bias.mul_(whole[index])
+    out.weight.mul_(factors.repeat_interleave(width))
+    kept = _left(factors)
+    return kept if len(kept) < len(factors) else None
+
+
+def _left(factors: Tensor) -> tuple[int, ...]:
+    return tuple(factors.nonzero().flatten().tolist())
+
+
+def _scale_outputs(module: nn.Module, factors: Tensor) -> None:
+    for parameter in (module.weight, module.bias):
+        assert isinstance(parameter, nn.Parameter)
+        parameter.mul_(factors if parameter.ndim == 1 else factors[:, None])
 
 
 def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
@@ -62,7 +143,8 @@ def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]
             f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
         )
     now = getattr(model.shape.layers[index], target)
-    _check_kept(f"{target} of layer {index + 1}", keep, now)
+    if keep:
+        _check_kept(f"{target} of layer {index + 1}", keep, now)
     layer = layers(model.anatomy, model.network)[index]
     width = head_size(model.anatomy, layer) if target == "heads" else 1
     for piece in model.anatomy.slices(target):
@@ -73,6 +155,19 @@ def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]
         setattr(owner, name, len(keep))
         if hasattr(owner, "all_head_size"):
             setattr(owner, "all_head_size", len(keep) * width)  # noqa: B010 - mypy takes the attribute for a Module
+    if target == "heads" and not keep:
+        _remove_attention(model.anatomy, layer)
+
+
+def _remove_attention(anatomy: Anatomy, layer: nn.Module) -> None:
+    """Transformers' own attention can't split nothing into heads."""
+    path, _, name = anatomy.head_size.rpartition(".")
+    parent, _, place = path.rpartition(".")
+    old, out = find(layer, path), next(piece.path for piece in anatomy.heads if piece.dim == 1)
+    new = NoHeads(old, out.removeprefix(f"{path}.") if out.startswith(f"{path}.") else None)
+    for kept in {name, (anatomy.head_count or "").rpartition(".")[2]} - {""}:
+        setattr(new, kept, getattr(old, kept))
+    setattr(find(layer, parent), place, new)
 
 
 def _cut_linear(module: nn.Linear, dim: int, kept: Tensor) -> None:
@@ -98,6 +193,64 @@ def _cut_layers(model: Model, edit: CutLayers) -> None:
     elif str(last) in model.exits:
         heads.setdefault(len(edit.keep), str(last))
     model.exits = nn.ModuleDict({str(new): model.exits[old] for new, old in heads.items()})
+
+
+def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
+    """Every matrix, table and norm that writes hidden states or reads them, from the embeddings to the read-out."""
+    _check_hidden(model, keep)
+    kept = torch.tensor(keep)
+    if model.embeddings_project is None:
+        _cut_tables(find(model.network, model.anatomy.embeddings), kept)
+    else:
+        _cut_linear(model.embeddings_project, 0, kept)
+    for layer in model.body:
+        for piece in (*model.anatomy.heads, *model.anatomy.neurons):
+            _cut_linear(linear(layer, piece.path), 1 - piece.dim, kept)
+        for norm in norms(layer):
+            _cut_norm(norm, kept)
+    if model.shape.read_out:
+        first = (
+            part
+            for path in model.anatomy.read_out
+            if not path.startswith(":")
+            for part in find(model.network, path).modules()
+        )
+        _cut_linear(next(part for part in first if isinstance(part, nn.Linear)), 1, kept)
+
+
+def _check_hidden(model: Model, keep: Sequence[int]) -> None:
+    if model.shape.exits:
+        raise SurgeryError("the exits are made for hidden states of this width; cut them before the exits are put in")
+    _check_kept("dimensions of the hidden states", keep, model.hidden_size)
+
+
+def _cut_tables(embeddings: nn.Module, kept: Tensor) -> None:
+    thin = {part.table for part in embeddings.modules() if isinstance(part, FactorizedEmbedding)}
+    for part in embeddings.modules():
+        if isinstance(part, nn.Embedding) and part not in thin:
+            part.weight = nn.Parameter(part.weight.detach()[:, kept.to(part.weight.device)])
+            part.embedding_dim = len(kept)
+        elif isinstance(part, FactorizedEmbedding):
+            _cut_linear(part.expand, 0, kept)
+        elif isinstance(part, nn.LayerNorm):
+            _cut_norm(part, kept)
+
+
+def _cut_norm(norm: nn.LayerNorm, kept: Tensor) -> None:
+    kept = kept.to(norm.weight.device)
+    norm.weight, norm.bias = (nn.Parameter(weight.detach()[kept]) for weight in (norm.weight, norm.bias))
+    norm.normalized_shape = (len(kept),)
+
+
+def _cut_rank(model: Model, keep: Sequence[int]) -> None:
+    module = find(model.network, model.anatomy.word_embeddings)
+    if not isinstance(module, FactorizedEmbedding):
+        raise SurgeryError("the word embedding is one table and has no rank to cut; factorize it first")
+    _check_kept("rank of the word embedding", keep, module.expand.in_features)
+    kept = torch.tensor(keep, device=module.table.weight.device)
+    module.table.weight = nn.Parameter(module.table.weight.detach()[:, kept])
+    module.table.embedding_dim = len(keep)
+    _cut_linear(module.expand, 1, kept)
 
 
 def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[Tensor, Tensor] | None) -> None:
@@ -149,7 +302,7 @@ def _add_exits(model: Model, edit: AddExits) -> None:
             "the original's read-out was removed from this model and can't answer at the last layer; "
             "put an exit head there too"
         )
-    size = layer_width(model)
+    size = model.hidden_size
     inner = model.network.config
     dropout = getattr(inner, "hidden_dropout_prob", getattr(inner, "dropout", 0.1))
     sizes = size, model.config.num_labels, dropout
@@ -181,17 +334,12 @@ def _begin(module: nn.Module, head: ExitHead, model: Model) -> nn.Module:
 
 def _pooler(model: Model) -> nn.Linear | None:
     """The dense layer of the original's read-out that is as wide as the hidden states, where it is still there."""
-    width = layer_width(model)
+    width = model.hidden_size
     for part in model.anatomy.read_out if model.shape.read_out else ():
         for module in () if part.startswith(":") else find(model.network, part).modules():
             if isinstance(module, nn.Linear) and (module.in_features, module.out_features) == (width, width):
                 return module
     return None
-
-
-def layer_width(model: Model) -> int:
-    """The width of the hidden states."""
-    return int(getattr(model.network.config, model.anatomy.hidden_size))
 
 
 def _check_kept(what: str, keep: Sequence[int], now: int) -> None:

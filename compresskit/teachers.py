@@ -62,9 +62,7 @@ class Teacher:
 
     def hidden_bytes(self, rows: Encoded) -> int:
         """What half-precision hidden states of all rows take."""
-        config = self.model.network.config
-        width = int(getattr(config, self.model.anatomy.hidden_size))
-        return sum(rows.lengths) * (self.model.depth + 1) * width * 2
+        return sum(rows.lengths) * (self.model.depth + 1) * self.model.hidden_size * 2
 
     def study(self, rows: Encoded, collate: Collate, hidden: bool) -> None:
         """Answer every row once; keep hidden states too if asked for and they fit the budget. Nothing is done twice."""

@@ -19,24 +19,27 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from compresskit.anatomy import find
 from compresskit.batches import Collate, Encoded, LengthGrouped
 from compresskit.checkpoint import quiet
 from compresskit.errors import CompresskitError
-from compresskit.interfaces import Trace
+from compresskit.interfaces import Masks, Trace
 from compresskit.losses import Losses, looks_at_hidden, needs_attention, needs_hidden, switched_on, total
+from compresskit.masking import sizes_of
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
 from compresskit.runtime.processor import quick_gradients
-from compresskit.surgery import layer_width
 from compresskit.teachers import Teacher
 from compresskit.verbs import Training
 from compresskit.writing import saving
 
-SHARE = "exits_share."
-"""What the names of weights that all exits use begin with."""
+SHARE, MASK = "exits_share.", "mask."
+"""What the names of weights that all exits use begin with, and those of a mask's own."""
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 """The variable by which transformers is told where TensorBoard's files go."""
+STEADY = "steady"
+"""Marks an optimizer group whose learning rate stays as it is."""
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written. It holds the seconds of training up to there."""
 
@@ -88,6 +91,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
         self.lesson = lesson
         self.began = time.perf_counter() - seconds
         self.order = LengthGrouped(lesson.rows.lengths, lesson.options.batch_size, lesson.seed)
+        self.number = 0
         super().__init__(
             model=lesson.model,
             args=_arguments(lesson),
@@ -101,6 +105,28 @@ class LossTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         return self.order
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """A forward and a backward pass, or as many as the model's mask makes."""
+        mask, losses = self.lesson.model.mask, []
+        for self.number in range(1 if mask is None else mask.passes):
+            losses.append(super().training_step(model, inputs, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The usual one, which leaves the learning rates of a mask's own parameters as they are."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        for place, group in enumerate(scheduler.optimizer.param_groups):
+            if group.get(STEADY):
+                scheduler.lr_lambdas[place] = _steady
+                group["lr"] = scheduler.base_lrs[place]
+        return scheduler
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """A mask's own gradients are no part of the norm: they would have the model learn more slowly."""
+        own = set() if self.lesson.model.mask is None else set(self.lesson.model.mask.parameters())
+        rest = [parameter for parameter in model.parameters() if parameter not in own]
+        return self.accelerator.clip_grad_norm_(rest, self.args.max_grad_norm)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
@@ -113,19 +139,23 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             record_hidden=any(looks_at_hidden(loss.distiller) for loss in on),
             record_attention=any(loss.distiller.needs_attention for loss in on),
             gradient_equilibrium=lesson.equilibrium,
+            mask_pass=None
+            if lesson.model.mask is None
+            else (self.number, self.state.global_step, self.state.max_steps),
         )
-        mask = inputs["attention_mask"]
-        hidden, step = output.hidden_states or (), self.state.global_step
         student = Trace(
             output.exit_logits,
-            hidden,
-            mask,
+            output.hidden_states or (),
+            inputs["attention_mask"],
             output.exit_signals or {},
-            step,
+            self.state.global_step,
             output.projections or (),
             output.projected or (),
+            output.alive or (),
         )
         loss = total(on, student, lesson.teacher, inputs)
+        if output.penalty is not None:
+            loss = loss + output.penalty
         if not loss.requires_grad:
             raise CompresskitError(
                 f"{lesson.options.label}: no loss that is on moves what 'train: {lesson.options.train}' lets move; "
@@ -176,11 +206,11 @@ class _Ticks(TrainerCallback):  # type: ignore[misc]
             self.task.update(f"training, loss {float(logs['loss']):.3g}")
 
 
-def teach(lesson: Lesson) -> float:
+def teach(lesson: Lesson) -> tuple[float, Masks | None]:
     """Train the lesson's model; from its last whole checkpoint where one is left.
 
     Returns:
-        Seconds that it took, with those before the checkpoint.
+        Seconds that it took, with those before the checkpoint, and what is left of the model by its mask.
 
     Raises:
         CompresskitError: the weights are no longer finite, or a checkpoint could not be saved.
@@ -192,6 +222,9 @@ def teach(lesson: Lesson) -> float:
         )
         if any(loss.distiller.projects for loss in lesson.losses.values()):
             lesson.model.projection = _projection(lesson.model, lesson.teacher)
+    masker = lesson.options.mask
+    if masker is not None:
+        lesson.model.mask = masker.build(sizes_of(lesson.model)).to(lesson.model.device)
     fixed = _freeze(lesson)
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)
@@ -202,10 +235,19 @@ def teach(lesson: Lesson) -> float:
         with quiet(), logging_to(lesson.logs), processor, lesson.run.progress.task("training", steps) as task:
             trainer = LossTrainer(lesson, task, before)
             trainer.train(resume_from_checkpoint=checkpoint)
+        left = _left(lesson.model)
     finally:
         _clear_up(lesson.model, trainer, fixed)
     _check_finite(lesson)
-    return time.perf_counter() - trainer.began
+    return time.perf_counter() - trainer.began, left
+
+
+def _left(model: CompressedForSequenceClassification) -> Masks | None:
+    if model.mask is None:
+        return None
+    model.mask.eval()
+    with torch.no_grad():
+        return model.mask.final()
 
 
 def _clear_up(
@@ -219,7 +261,7 @@ def _clear_up(
         for name in ("forward", "_is_accelerate_prepared"):
             model.__dict__.pop(name, None)
         trainer.accelerator.free_memory()
-    model.projection = None
+    model.projection = model.mask = None
     for parameter in fixed:
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -229,11 +271,16 @@ def _clear_up(
 
 def _projection(student: CompressedForSequenceClassification, teacher: Teacher) -> nn.Linear:
     """From hidden states of the student's size to the teacher's; the identity at first where they are equal."""
-    made = nn.Linear(layer_width(student), layer_width(teacher.model))
+    made = nn.Linear(student.hidden_size, teacher.model.hidden_size)
     if made.in_features == made.out_features:
         nn.init.eye_(made.weight)
         nn.init.zeros_(made.bias)
     return made.to(device=student.device)
+
+
+def _steady(step: int) -> float:
+    """The factor of a learning rate that no schedule moves."""
+    return 1.0
 
 
 @contextmanager
@@ -322,7 +369,7 @@ def _optimizer(lesson: Lesson) -> torch.optim.Optimizer:
         head_rate = options.exit_learning_rate * lesson.learning_rate / options.learning_rate
     by_kind: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in lesson.model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and not name.startswith(MASK):
             by_kind.setdefault((name.startswith(("exits.", SHARE)), parameter.ndim > 1), []).append(parameter)
     groups = [
         {
@@ -332,6 +379,8 @@ def _optimizer(lesson: Lesson) -> torch.optim.Optimizer:
         }
         for (head, decay), parameters in by_kind.items()
     ]
+    if lesson.model.mask is not None:
+        groups += [{"weight_decay": 0.0, STEADY: True, **group} for group in lesson.model.mask.groups()]
     return torch.optim.AdamW(groups, lr=lesson.learning_rate, eps=1e-8, fused=True)
 
 
@@ -340,11 +389,16 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     train, model = lesson.options.train, lesson.model
     if train == "all":
         return []
+    if train == "layers":
+        fixed = list(find(model.network, model.anatomy.embeddings).parameters())
+        for parameter in fixed:
+            parameter.requires_grad_(False)
+        return fixed
     every = train == "exits"
     heads = [f"exits.{layer}." for layer in model.exit_layers if every or layer < model.depth]
     # What all heads share would move the last one's answer too, unless that is the original's read-out.
     shared = (SHARE,) if every or model.shape.read_out else ()
-    moving = ("projection.", *shared, *heads)
+    moving = ("projection.", MASK, *shared, *heads)
     fixed = [p for name, p in model.named_parameters() if not name.startswith(moving)]
     for parameter in fixed:
         parameter.requires_grad_(False)

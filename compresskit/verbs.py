@@ -17,7 +17,7 @@ from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from compresskit.catalogue import build, load_catalogue
-from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Pruner, Strategy
+from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Masker, Pruner, Strategy
 from compresskit.wording import show
 
 Exits: TypeAlias = Literal["all", "last"]
@@ -157,6 +157,8 @@ class Verb(BaseModel):
 class Training(Verb):
     """The options of every verb that trains."""
 
+    parts: ClassVar[dict[str, str]] = {"mask": "masker"}
+
     epochs: float = Field(gt=0)
     """Passes over the training data; a fraction trains on part of it."""
     learning_rate: float = Field(default=2e-5, gt=0)
@@ -175,14 +177,18 @@ class Training(Verb):
     """How the learning rate goes on after the warm-up."""
     exits: Exits = "all"
     """Exits whose losses count."""
-    train: Literal["all", "exits", "shallow-exits"] = "all"
-    """Parameters that move: all, or those of the exit heads alone, or those of every exit head but the last layer's."""
+    train: Literal["all", "layers", "exits", "shallow-exits"] = "all"
+    """Parameters that move: all, or all but the embeddings' (`layers`), or those of the exit heads alone (`exits`), or
+    of every exit head but the last layer's (`shallow-exits`)."""
     gradient_equilibrium: bool = True
     """Give each layer the mean, not the sum, of the gradients of the exits above it; acts only with several exits."""
     exit_learning_rate: float | None = Field(default=None, gt=0)
     """Learning rate of the exit heads, where it is not `learning_rate`."""
     restore: float = Field(default=0.0, ge=0)
     """Inside a repeat, multiply the learning rate by (1 + restore) ** round, rounds counted from 1."""
+    mask: Annotated[Masker | None, ANYTHING] = None
+    """Parts of the model that are trained in place of the whole, or gates that learn what to cut: a masker's name, or
+    the name with its options below it."""
     rewind: bool = False
     """Begin from the original's weights, with those units cut that are cut by now."""
     save_as: str | None = None

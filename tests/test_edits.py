@@ -10,8 +10,10 @@ from compresskit.edits import (
     EDITS,
     AddExits,
     CutHeads,
+    CutHidden,
     CutLayers,
     CutNeurons,
+    CutRank,
     FactorizeEmbedding,
     LayerShape,
     Shape,
@@ -23,12 +25,18 @@ from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 
 PLAIN = Shape((LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64)))
 EXITED = PLAIN.after(AddExits((2, 3, 4), MeanTanh(), False))
-KNOWN = "(known: add-exits, cut-heads, cut-layers, cut-neurons, factorize-embedding); update compresskit to read it"
+KNOWN = (
+    "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-neurons, cut-rank, factorize-embedding); "
+    "update compresskit to read it"
+)
 
 RECORDS = [
     (CutHeads(3, (0, 2, 5)), {"edit": "cut-heads", "layer": 3, "keep": [0, 2, 5]}),
     (CutNeurons(0, (7,)), {"edit": "cut-neurons", "layer": 0, "keep": [7]}),
+    (CutHeads(1, ()), {"edit": "cut-heads", "layer": 1, "keep": []}),
     (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
+    (CutHidden((0, 2, 3)), {"edit": "cut-hidden", "keep": [0, 2, 3]}),
+    (CutRank((1,)), {"edit": "cut-rank", "keep": [1]}),
     (FactorizeEmbedding(128), {"edit": "factorize-embedding", "rank": 128}),
     (
         AddExits((1, 4), ClsTanh(), True),
@@ -50,7 +58,10 @@ def test_every_kind_of_edit_has_a_round_trip_above():
     assert all(EDITS[kind].kind == kind for kind in EDITS)
 
 
-@pytest.mark.parametrize("shape", [PLAIN, EXITED, EXITED.after(FactorizeEmbedding(9)).after(CutHeads(1, (0,)))])
+@pytest.mark.parametrize(
+    "shape",
+    [PLAIN, EXITED, EXITED.after(FactorizeEmbedding(9)).after(CutHeads(1, (0,))), PLAIN.after(CutHidden((0, 3)))],
+)
 def test_shape_round_trip(shape):
     assert Shape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
 

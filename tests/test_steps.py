@@ -315,7 +315,7 @@ def test_rewinding_puts_back_the_first_weights_with_the_same_units_cut(bench):
 
 def test_a_training_that_rewinds_begins_from_the_first_weights(bench, monkeypatch):
     begun = []
-    monkeypatch.setattr("compresskit.steps.teach", lambda lesson: begun.append(weights(lesson.model)) or 1.0)
+    monkeypatch.setattr("compresskit.steps.teach", lambda lesson: begun.append(weights(lesson.model)) or (1.0, None))
     with torch.no_grad():
         bench.model.network.classifier.weight.add_(1)
     bench.do("finetune: {when: always, epochs: 1}", "finetune: {when: always, rewind: true, epochs: 1}")
@@ -351,7 +351,7 @@ def test_training_the_exits_alone_leaves_the_rest_as_it_was(bench):
 @pytest.mark.parametrize(("restore", "rates"), [(0.5, [1e-3 * 1.5, 1e-3 * 1.5**2]), (0.0, [1e-3, 1e-3])])
 def test_the_learning_rate_grows_with_each_round(bench, monkeypatch, restore, rates):
     lessons = []
-    monkeypatch.setattr("compresskit.steps.teach", lambda lesson: lessons.append(lesson) or 1.0)
+    monkeypatch.setattr("compresskit.steps.teach", lambda lesson: lessons.append(lesson) or (1.0, None))
     bench.do(
         "finetune: {epochs: 1}",
         "repeat: 2\n    steps: [{distill: teacher, by: predictions, epochs: 1, "

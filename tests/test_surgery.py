@@ -331,8 +331,6 @@ def test_reshape_gives_every_weight_its_place(family, read_out):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (CutHeads(0, ()), "nothing would be left of the heads of layer 1; keep at least one of 4"),
-        (CutNeurons(1, ()), "nothing would be left of the neurons of layer 2; keep at least one of 64"),
         (CutLayers(()), "nothing would be left of the layers; keep at least one of 2"),
         (
             CutHeads(1, (0, 4)),

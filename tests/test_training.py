@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import SimpleNamespace
 from typing import ClassVar
@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from compresskit import training
 from compresskit.batches import LengthGrouped, collate, encode
@@ -20,7 +21,7 @@ from compresskit.catalogue import load_catalogue
 from compresskit.data import DataOptions, load_corpus
 from compresskit.edits import AddExits
 from compresskit.errors import CheckpointError, CompresskitError
-from compresskit.interfaces import Distiller
+from compresskit.interfaces import Distiller, Masker, MaskModule, Masks
 from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.progress import Silent
 from compresskit.run import Run
@@ -542,11 +543,11 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(lesson, tmp_path, s
 
 def test_the_seconds_before_a_stop_count_too(lesson, tmp_path):
     todo = lesson(epochs=1, run=Run(checkpoint_steps=3), folder=tmp_path / "same")
-    seconds = teach(todo)
+    seconds, _ = teach(todo)
     mark = tmp_path / "same" / "checkpoint-3" / WHOLE
     assert 0 < float(mark.read_text()) < seconds
     mark.write_text("1000")
-    assert 1000 < teach(replace(todo, model=student())) < 1000 + 10 * seconds + 10
+    assert 1000 < teach(replace(todo, model=student()))[0] < 1000 + 10 * seconds + 10
 
 
 @pytest.mark.parametrize(
@@ -642,3 +643,140 @@ def test_what_transformers_says_is_as_loud_as_before(lesson):
         assert logging.get_verbosity() == logging.INFO
     finally:
         logging.set_verbosity(before)
+
+
+# --- parts of the model
+
+
+class Gate(MaskModule):
+    """Two passes: heads halved by a factor that learns, then the first layer alone. The price of a factor climbs."""
+
+    passes = 2
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.price = nn.Parameter(torch.tensor(1.0))
+        self.asked = []
+
+    def masks(self, number, step, steps):
+        self.asked.append((number, step, steps))
+        if number == 1:
+            return Masks(layers=(True, False))
+        # Drawn, so that a training that goes on must go on drawing where it was.
+        factor = self.factor * (0.5 + torch.rand(()))
+        return Masks(heads=tuple(factor.expand(heads) for heads in self.sizes.heads))
+
+    def penalty(self, step, steps):
+        return 100 * self.price * self.factor
+
+    def groups(self):
+        return [{"params": [self.factor], "lr": 0.1}, {"params": [self.price], "lr": 0.2, "maximize": True}]
+
+    def final(self):
+        assert not self.training
+        return Masks(heads=tuple((self.factor * torch.arange(heads)).detach() for heads in self.sizes.heads))
+
+
+@dataclass(frozen=True)
+class Gates(Masker):
+    name: ClassVar[str] = "gates"
+
+    made: list = field(default_factory=list)
+
+    def build(self, sizes):
+        self.made.append(Gate(sizes))
+        return self.made[-1]
+
+
+def test_each_batch_makes_a_pass_for_each_part_and_their_gradients_add_up(lesson, monkeypatch):
+    masker = Gates()
+    with watched(monkeypatch) as both:
+        teach(lesson(student(**CALM), epochs=0.5, mask=masker, max_grad_norm=1e9))
+    assert masker.made[0].asked == [(0, 0, 2), (1, 0, 2), (0, 1, 2), (1, 1, 2)]
+
+    def alone(number):
+        class One(Gate):
+            passes = 1
+
+            def masks(self, _, step, steps):
+                return super().masks(number, step, steps)
+
+        only = Gates()
+        monkeypatch.setattr(Gates, "build", lambda self, sizes: One(sizes))
+        with watched(monkeypatch) as steps:
+            teach(lesson(student(**CALM), epochs=0.25, mask=only, max_grad_norm=1e9))
+        return steps[0].gradients
+
+    first, second = alone(0), alone(1)
+    for sum_, one, two in zip(both[0].gradients[:-2], first[:-2], second[:-2], strict=True):
+        parts = [part for part in (one, two) if part is not None]
+        assert (sum_ is None) == (not parts)
+        if parts:
+            torch.testing.assert_close(sum_, torch.stack(parts).sum(dim=0))
+    # The penalty counts once, not once for each pass.
+    assert both[0].gradients[-1] == pytest.approx(100 * 0.5)
+
+
+def test_a_masks_own_rates_stay_its_prices_climb_and_its_gradients_are_not_clipped(lesson, monkeypatch):
+    masker, model = Gates(), student()
+    with watched(monkeypatch) as steps:
+        teach(lesson(model, epochs=1, mask=masker, warmup=0.5, max_grad_norm=1.0))
+    assert [step.rates[-2:] for step in steps] == [[0.1, 0.2]] * 4
+    assert steps[0].rates[0] == 0
+    assert all(step.gradients[-1] > 1 for step in steps[:2])
+    norms = [torch.stack([g.norm() for g in step.gradients[:-2] if g is not None]).norm() for step in steps]
+    assert all(norm == pytest.approx(1.0, abs=1e-3) or norm < 1 for norm in norms)
+    assert max(norms) > 0.1
+    assert masker.made[0].price > 1
+    assert masker.made[0].factor < 0.5
+
+
+def test_what_is_left_in_the_end_is_handed_over_and_the_mask_is_gone(lesson):
+    masker, model = Gates(), student()
+    names = set(model.state_dict())
+    _, left = teach(lesson(model, epochs=0.5, mask=masker))
+    factor = masker.made[0].factor.detach()
+    torch.testing.assert_close(left.heads[1], factor * torch.arange(4))
+    assert model.mask is None
+    assert set(model.state_dict()) == names
+
+
+def test_a_training_that_fails_leaves_no_mask(lesson):
+    model = student()
+    with pytest.raises(CompresskitError, match="training diverged"):
+        teach(lesson(model, epochs=2, mask=Gates(), learning_rate=1e30))
+    assert model.mask is None
+
+
+def test_a_stopped_training_with_a_mask_goes_on_to_the_very_same_weights(lesson, tmp_path):
+    run = Run(checkpoint_steps=3)
+    whole, model = Gates(), student()
+    teach(lesson(model, epochs=3, run=run, mask=whole))
+
+    class Stopping(Counter):
+        def advance(self, n=1):
+            self.done += n
+            if self.done >= 5:
+                raise Interruption
+
+    again = {"epochs": 3, "folder": tmp_path / "same"}
+    with pytest.raises(Interruption):
+        teach(lesson(student(), run=replace(run, progress=Stopping()), mask=Gates(), **again))
+    torch.manual_seed(99)
+    resumed, masker = student(), Gates()
+    teach(lesson(resumed, run=run, mask=masker, **again))
+    assert masker.made[0].asked[0] == (0, 3, 12)
+    assert same(weights(resumed), weights(model))
+    assert torch.equal(masker.made[0].factor, whole.made[0].factor)
+    assert torch.equal(masker.made[0].price, whole.made[0].price)
+
+
+def test_train_layers_leaves_the_embeddings_bit_for_bit(lesson):
+    model = student()
+    before = weights(model)
+    teach(lesson(model, epochs=2, train="layers", weight_decay=0.1))
+    still = {name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])}
+    assert still == {name for name in before if ".embeddings." in name}
+    assert all(weight.requires_grad for weight in model.parameters())

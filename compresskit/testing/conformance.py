@@ -18,12 +18,13 @@ from functools import partial
 from typing import Any, TypedDict, cast
 
 from compresskit.catalogue import NAME, build, options_of
-from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Pruner, Strategy
+from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Masker, Pruner, Strategy
 from compresskit.testing import (
     distiller_checks,
     exit_head_checks,
     exit_policy_checks,
     factorizer_checks,
+    masker_checks,
     pruner_checks,
 )
 from compresskit.testing.requirements import require
@@ -116,5 +117,8 @@ def _of_its_kind(strategy: Strategy) -> Iterator[tuple[str, Callable[[Any], None
         yield from distiller_checks.checks()
     elif isinstance(strategy, ExitHead):
         yield from exit_head_checks.checks()
+    elif isinstance(strategy, Masker):
+        yield from masker_checks.checks()
     else:
-        require(False, type(strategy), "is neither a Pruner, a Factorizer, an ExitPolicy, a Distiller nor an ExitHead")
+        kinds = "a Pruner, a Factorizer, an ExitPolicy, a Distiller, an ExitHead nor a Masker"
+        require(False, type(strategy), f"is neither {kinds}")

@@ -12,7 +12,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from compresskit import ExitHead
 
-
 Reads: TypeAlias = Literal["first", "mean"]
 """What a pooler works on: the first token, or the mean of all tokens that are not padding."""
 

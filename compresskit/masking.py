@@ -1,0 +1,146 @@
+"""Runs a model with parts of it masked: units, whole attentions and FFNs, layers, dimensions of the hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from compresskit.anatomy import Anatomy, UnitTarget, find, head_size, linear
+from compresskit.interfaces import Masks, Sizes
+from compresskit.modules import FactorizedEmbedding
+
+if TYPE_CHECKING:
+    from compresskit.model import CompressedForSequenceClassification as Model
+
+
+def sizes_of(model: Model) -> Sizes:
+    """What a Masker is told about the model."""
+    shape = model.shape
+    return Sizes(
+        tuple(layer.heads for layer in shape.layers),
+        tuple(layer.neurons for layer in shape.layers),
+        head_size(model.anatomy, model.body[0]),
+        model.hidden_size,
+        shape.rank,
+        bool(shape.exits),
+    )
+
+
+@contextmanager
+def masked(model: Model, masks: Masks | None) -> Iterator[None]:
+    """While it lasts, the model uses of itself what the masks say, but for `layers`, which the passes skip."""
+    hooks = [] if masks is None else list(_hooks(model, masks))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def runs(masks: Masks | None, index: int) -> bool:
+    """Whether the layer at this 0-based position runs."""
+    return masks is None or not masks.layers or masks.layers[index]
+
+
+def alive(model: Model, masks: Masks | None) -> tuple[int, ...]:
+    """Positions, among the layers that run, counted from 1, of those that add something to the hidden states."""
+    running = [index for index in range(model.depth) if runs(masks, index)]
+    return tuple(place for place, index in enumerate(running, start=1) if _adds(model, masks, index))
+
+
+def _adds(model: Model, masks: Masks | None, index: int) -> bool:
+    shape, masks = model.shape.layers[index], masks or Masks()
+    attention = shape.heads and _some(masks.attention, index) and _any(factors_of(masks.heads, index))
+    ffn = shape.neurons and _some(masks.ffn, index) and _any(factors_of(masks.neurons, index))
+    return bool(attention or ffn)
+
+
+def _some(whole: Tensor | None, index: int) -> bool:
+    return whole is None or bool(whole[index] != 0)
+
+
+def _any(units: Tensor | None) -> bool:
+    return units is None or bool((units != 0).any())
+
+
+def factors_of(each: Sequence[Tensor], index: int) -> Tensor | None:
+    """A layer's own factors, where there are any."""
+    return each[index] if each else None
+
+
+def reader(anatomy: Anatomy, layer: nn.Module, target: UnitTarget) -> nn.Linear:
+    """The matrix of a layer that reads what the units put out: attention-out or ffn-out."""
+    return linear(layer, next(piece.path for piece in anatomy.slices(target) if piece.dim == 1))
+
+
+def norms(module: nn.Module) -> list[nn.LayerNorm]:
+    """Every layer norm in it, in order."""
+    return [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
+
+
+def stream_start(model: Model) -> list[nn.Module]:
+    """What the first hidden states come out of: the embeddings' norm, or the linear layer after it."""
+    project = model.embeddings_project
+    return [project] if project is not None else list(norms(find(model.network, model.anatomy.embeddings)))
+
+
+def _hooks(model: Model, masks: Masks) -> Iterator[RemovableHandle]:
+    for index, layer in enumerate(model.body):
+        yield from _unit_hooks(model.anatomy, layer, "heads", factors_of(masks.heads, index), masks.attention, index)
+        yield from _unit_hooks(model.anatomy, layer, "neurons", factors_of(masks.neurons, index), masks.ffn, index)
+    if masks.hidden is not None:
+        for module in (*stream_start(model), *(norm for layer in model.body for norm in norms(layer))):
+            hook = _narrow_norm if isinstance(module, nn.LayerNorm) else _scaled_output
+            yield module.register_forward_hook(hook(masks.hidden))
+    if masks.rank is not None:
+        embedding = find(model.network, model.anatomy.word_embeddings)
+        assert isinstance(embedding, FactorizedEmbedding)
+        yield embedding.expand.register_forward_pre_hook(_scaled_input(masks.rank))
+
+
+def _unit_hooks(
+    anatomy: Anatomy, layer: nn.Module, target: UnitTarget, units: Tensor | None, whole: Tensor | None, index: int
+) -> Iterator[RemovableHandle]:
+    out = reader(anatomy, layer, target)
+    if units is not None:
+        width = head_size(anatomy, layer) if target == "heads" else 1
+        yield out.register_forward_pre_hook(_scaled_input(units.repeat_interleave(width)))
+    if whole is not None:
+        yield out.register_forward_hook(_scaled_output(whole[index]))
+
+
+def _scaled_input(factors: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return inputs[0] * factors.to(inputs[0].dtype), *inputs[1:]
+
+    return hook
+
+
+def _scaled_output(factors: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output * factors.to(output.dtype)
+
+    return hook
+
+
+def _narrow_norm(factors: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    """The norm over the dimensions that are left, then the factors, as if the others had never been there."""
+    left = (factors.detach() != 0).float()
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, nn.LayerNorm)
+        if bool(left.all()):
+            return output * factors.to(output.dtype)
+        hidden = inputs[0].float()
+        mean = (hidden * left).sum(-1, keepdim=True) / left.sum()
+        away = (hidden - mean) * left
+        spread = torch.rsqrt(away.square().sum(-1, keepdim=True) / left.sum() + module.eps)
+        masked_norm: Tensor = (away * spread * module.weight + module.bias) * factors
+        return masked_norm.to(output.dtype)
+
+    return hook
