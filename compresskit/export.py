@@ -93,8 +93,8 @@ def _check_width(model: CompressedForSequenceClassification, name: str) -> None:
     full = getattr(model.network.config, model.anatomy.hidden_size)
     if model.hidden_size < full:
         raise CheckpointError(
-            f"{name}: its hidden states are {model.hidden_size} wide where {model.anatomy.model_type} has {full}, which "
-            "its norms can't express; compress it again without a mask that cuts them to export it"
+            f"{name}: its hidden states are {model.hidden_size} wide where {model.anatomy.model_type} has {full}, "
+            "which its norms can't express; compress it again without a mask that cuts them to export it"
         )
 
 

@@ -184,10 +184,11 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
             f"make it a multiple of {parts}"
         )
     own = len(planned.shape.exits) - (planned.shape.read_out or verb.train == "shallow-exits")
-    if verb.train != "all" and own < 1:
+    heads_alone = verb.train in ("exits", "shallow-exits")
+    if heads_alone and own < 1:
         raise RecipeError(f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step before it")
     on = [loss for loss in verb.by.values() if loss.after == 0] if isinstance(verb, (Distill, Finetune)) else []
-    if verb.train != "all" and on and not any(loss.distiller.needs_logits for loss in on):
+    if heads_alone and on and not any(loss.distiller.needs_logits for loss in on):
         raise RecipeError(
             f"{verb.label}: no loss that is on from the start moves what 'train: {verb.train}' lets move; "
             "add a loss of the exits' answers, such as predictions"

@@ -40,6 +40,7 @@ class Order:
         """
         before = {"exit": self._exit, "prune": self._prune, "factorize": self._factorize, "finetune": self._finetune}
         excused = before[verb](options, rounds, complain) if verb in before else set()
+        self.cut = self.cut or "mask" in options
         for key in ("distill",) if verb == "distill" else ("teacher",) if verb == "prune" else ():
             self._teacher(key, options, complain)
         if "rewind" in options and options["rewind"].plain() is True and self.factored:
@@ -91,6 +92,8 @@ class Order:
                 "a model with a trained head would skip this step, and nothing would mend the steps before it; "
                 "write 'when: always', or move this step before them",
             )
+        elif "mask" in options and skips:
+            complain("mask", "a model with a trained head would skip this step and its mask; write 'when: always'")
         self.tuned = True
         return set()
 

@@ -124,7 +124,10 @@ def _trace(distiller: Distiller, classes: int, seed: int) -> Trace:
         Projections(*(like(size, seed=10_000 * seed + 10 * layer + part) for part in range(3))) for layer in depth
     )
     # A projection that is still the identity.
-    return Trace(logits, hidden, _mask(), attention=attention, projected=hidden if distiller.projects else ())
+    alive = tuple(states)[1:]
+    return Trace(
+        logits, hidden, _mask(), attention=attention, projected=hidden if distiller.projects else (), alive=alive
+    )
 
 
 def _mask() -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compresskit import Distiller, hookimpl
+from compresskit import Strategy, hookimpl
+from compresskit_gates.cofi import CoFi, LayerMatch
+from compresskit_gates.flop import Flop
 
-__all__ = ["compresskit_strategies"]
+__all__ = ["CoFi", "Flop", "LayerMatch", "compresskit_strategies"]
 
 
 @hookimpl
-def compresskit_strategies() -> Iterable[type[Distiller]]:
+def compresskit_strategies() -> Iterable[type[Strategy]]:
     """What this distribution offers."""
-    return []
+    return [CoFi, Flop, LayerMatch]

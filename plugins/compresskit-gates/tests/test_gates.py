@@ -1,0 +1,357 @@
+"""Gates open as often as they should, the constraint pulls where it should, and what is left is what was learnt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_gates import CoFi, Flop, LayerMatch
+from compresskit_gates.gates import Constraint, HardConcrete
+from transformers import AutoModelForSequenceClassification
+
+from compresskit import Sizes, Trace
+from compresskit.catalogue import load_catalogue
+from compresskit.errors import CompresskitError, RecipeError
+from compresskit.masking import sizes_of
+from compresskit.model import wrap
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
+from compresskit.surgery import fold
+from compresskit.testing import apply_tiny, parametrize, tiny_model
+from compresskit.testing.conformance import strategy_checks
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
+TINY = Sizes(heads=(4,) * 3, neurons=(64,) * 3, head_size=8, hidden=32)
+# Which layers are matched depends on the whole batch, so its loss is no mean over examples.
+MATCH = [(name, check) for name, check in strategy_checks(LayerMatch()) if name != "is_the_mean_over_examples"]
+
+
+@pytest.mark.parametrize(
+    **parametrize(
+        CoFi(0.5), CoFi(0.95, free_steps=0), CoFi(0.9, hidden=False), Flop(0.5), Flop(0.9, logit=-4.0, warmup=0.0)
+    )
+)
+def test_is_a_good_strategy(check):
+    check()
+
+
+@pytest.mark.parametrize("check", [check for _, check in MATCH], ids=[name for name, _ in MATCH])
+def test_layer_match_is_a_good_strategy(check):
+    check()
+
+
+# --- one gate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("temperature", "likely"), [(1.0, 0.9167), (2 / 3, 0.8318)])
+def test_p7_how_likely_a_gate_is_open(temperature, likely):
+    torch.manual_seed(0)
+    gate = HardConcrete(1_000_000, temperature, 0.0)
+    with torch.no_grad():
+        assert float(gate.open()[0]) == pytest.approx(likely, abs=5e-5)
+        assert float((gate.sample() > 0).float().mean()) == pytest.approx(likely, abs=1e-3)
+
+
+def test_p7_limits_of_the_logits():
+    gate = HardConcrete(2, 2 / 3, 10.0)
+    with torch.no_grad():
+        gate.logits[1] = -10.0
+    gate.hold()
+    assert gate.logits.tolist() == pytest.approx([math.log(100), math.log(0.01)])
+    assert gate.open().tolist() == pytest.approx([0.9980, 0.0471], abs=5e-5)
+
+
+def test_as_many_gates_settle_open_as_are_expected_to_be_and_keep_a_soft_factor():
+    gate = HardConcrete(4, 1.0, 0.0)
+    with torch.no_grad():
+        gate.logits.copy_(torch.tensor([1.0, -4.0, 3.0, -3.5]))
+    expected = float(gate.open().sum())
+    assert round(expected) == 2
+    with torch.no_grad():
+        settled = gate.settled()
+    # Rounded to 1 they would change the answers.
+    assert settled.tolist() == pytest.approx([1 / (1 + math.exp(-0.8)), 0, 1 / (1 + math.exp(-2.4)), 0])
+
+
+def test_gradients_reach_the_logits_through_what_is_drawn():
+    torch.manual_seed(0)
+    gate = HardConcrete(50, 2 / 3, 0.0)
+    gate.sample().sum().backward()
+    assert 10 < int((gate.logits.grad > 0).sum()) <= 50
+
+
+# --- the constraint --------------------------------------------------------------------------------------------------
+
+
+def test_at_its_target_the_constraint_is_nothing_and_pulls_with_its_linear_multiplier():
+    constraint = Constraint()
+    with torch.no_grad():
+        constraint.linear.fill_(3.0)
+        constraint.quadratic.fill_(7.0)
+    sparsity = torch.tensor(0.6, requires_grad=True)
+    loss = constraint(sparsity, 0.6)
+    loss.backward()
+    assert (float(loss), float(sparsity.grad)) == pytest.approx((0.0, 3.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("sparsity", "sign"), [(0.1, -1), (0.9, 1)])
+def test_the_multipliers_climb_away_from_the_target_until_the_gates_follow(sparsity, sign):
+    """Below the target the linear one falls, so that descending on the loss raises the sparsity; above it rises."""
+    constraint = Constraint()
+    optimizer = torch.optim.AdamW([{"params": constraint.parameters(), "lr": 0.1, "maximize": True}], weight_decay=0.0)
+    pulls = []
+    for _ in range(3):
+        now = torch.tensor(sparsity, requires_grad=True)
+        optimizer.zero_grad()
+        constraint(now, 0.5).backward()
+        pulls.append(float(now.grad))
+        optimizer.step()
+    assert sign * float(constraint.linear) > 0
+    assert float(constraint.quadratic) > 0
+    assert pulls[0] == 0 and sign * pulls[2] > sign * pulls[1] > 0
+
+
+def test_the_target_rises_to_where_it_stays():
+    module = Flop(0.8, warmup=0.5).build(replace(BERT, rank=10))
+    assert [module.aim(step, 8) for step in (0, 2, 4, 7)] == pytest.approx([0, 0.4, 0.8, 0.8])
+    assert Flop(0.8, warmup=0.0).build(replace(BERT, rank=10)).aim(0, 8) == 0.8
+
+
+def test_gates_alone_go_to_the_target():
+    torch.manual_seed(0)
+    module = CoFi(0.7, free_steps=0, learning_rate=0.05, warmup=0.3).build(TINY)
+    optimizer = torch.optim.AdamW(module.groups(), weight_decay=0.0)
+    for step in range(1000):
+        optimizer.zero_grad()
+        module.penalty(step, 1000).backward()
+        optimizer.step()
+        module.hold()
+    assert float(module.sparsity().detach()) == pytest.approx(0.7, abs=0.01)
+
+
+# --- CoFi ------------------------------------------------------------------------------------------------------------
+
+
+def opened(module, probability):
+    """All gates open with the same probability."""
+    with torch.no_grad():
+        for gate in module.gates():
+            logit = math.log(probability / (1 - probability)) + gate.temperature * math.log(0.1 / 1.1)
+            gate.logits.fill_(logit)
+    return module
+
+
+def test_with_everything_open_nothing_is_sparse():
+    """In the released code 0.054 % is, for want of biases on one side of the ratio."""
+    module = CoFi(0.5).build(BERT)
+    with torch.no_grad():
+        for gate in module.gates():
+            gate.logits.fill_(100.0)
+    assert float(module.sparsity()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("hidden", "power"), [(True, 3), (False, 2)])
+def test_a_weight_is_there_where_its_dimension_its_unit_and_its_half_of_the_layer_are(hidden, power):
+    module = opened(CoFi(0.5, hidden=hidden).build(BERT), 0.9)
+    assert float(module.sparsity()) == pytest.approx(1 - 0.9**power, abs=1e-6)
+
+
+def test_heads_and_neurons_count_by_their_weights():
+    module = CoFi(0.5, hidden=False).build(BERT)
+    with torch.no_grad():
+        for gate in module.gates():
+            gate.logits.fill_(100.0)
+        module.ffn.logits.fill_(-100.0)
+    heads, neurons = 12 * 4 * 768 * 768, 12 * 2 * 768 * 3072
+    assert float(module.sparsity()) == pytest.approx(neurons / (heads + neurons))
+
+
+def test_gates_begin_open_and_those_of_neurons_less_so():
+    module = CoFi(0.5).build(BERT)
+    module.masks(0, 200, 400)
+    assert float(module.heads.open()[0]) == pytest.approx(0.9980, abs=5e-5)
+    assert float(module.neurons.open()[0]) == pytest.approx(0.8318, abs=5e-5)
+
+
+def test_in_its_free_steps_nothing_is_gated_and_nothing_pulls():
+    module = CoFi(0.5, free_steps=3, warmup=0.0).build(BERT)
+    with torch.no_grad():
+        module.constraint.linear.fill_(1.0)
+    for step in range(3):
+        masks = module.masks(0, step, 10)
+        assert (masks.heads, masks.hidden, masks.attention) == ((), None, None)
+        assert float(module.penalty(step, 10)) == 0
+    assert len(module.masks(0, 3, 10).heads) == 12
+    assert float(module.penalty(3, 10)) == pytest.approx(float(module.sparsity()) - 0.5)
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_p11_what_was_masked_in_the_end_is_what_is_left(hidden):
+    torch.manual_seed(1)
+    model = wrap(tiny_model(layers=3), load_catalogue().anatomy("bert"))
+    module = CoFi(0.5, hidden=hidden).build(sizes_of(model))
+    with torch.no_grad():
+        for gate in module.gates():
+            gate.logits.normal_(0.5, 2.0)
+        masks = module.final()
+    assert any(0 < float(factor) < 1 for factor in masks.neurons[0])
+    ids = torch.randint(5, 50, (4, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    with torch.no_grad():
+        asked = model.trace(batch, masks=masks).last
+        assert fold(model, masks)
+        torch.testing.assert_close(model.trace(batch).last, asked, atol=1e-5, rtol=1e-4)
+
+
+def test_the_likeliest_dimension_stays_where_all_would_go():
+    module = CoFi(0.5, temperature=0.01).build(TINY)
+    with torch.no_grad():
+        module.hidden.logits.fill_(-4.6)
+        module.hidden.logits[5] = -4.5
+        assert float(module.hidden.open().sum()) < 0.5
+        final = module.final()
+    assert final.hidden.nonzero().flatten().tolist() == [5]
+
+
+# --- the layer match -------------------------------------------------------------------------------------------------
+
+
+def trace(*values, alive=None):
+    """Hidden states of one number each, the embedding's first."""
+    states = tuple(torch.full((1, 1, 1), float(value)) for value in values)
+    alive = tuple(range(1, len(values))) if alive is None else alive
+    return Trace({len(values) - 1: torch.zeros(1, 2)}, states, torch.ones(1, 1), projected=states, alive=alive)
+
+
+def match(student, teacher, *layers):
+    return float(LayerMatch(layers).loss(student, teacher, {}))
+
+
+def test_each_taught_layer_goes_to_the_nearest_below_the_match_before():
+    teacher, student = trace(0, 10, 20, 30, 40), trace(0, 41, 21, 32, 45)
+    # From the top: 40 is nearest to layer 1, below which there is nothing.
+    assert match(student, teacher, 2, 4) == (41 - 40) ** 2
+    # 30 is nearest to layer 3, and below it 20 to layer 2.
+    assert match(student, teacher, 2, 3) == (32 - 30) ** 2 + (21 - 20) ** 2
+
+
+def test_only_layers_that_add_something_learn():
+    """The released code drops candidates by their rank, not by their number; here the nearest, layer 2, is dead."""
+    teacher = trace(0, 10, 20)
+    assert match(trace(0, 13, 20, alive=(1,)), teacher, 2) == (20 - 13) ** 2
+    assert match(trace(0, 13, 20, 26, alive=(1, 3)), teacher, 2) == (26 - 20) ** 2
+    assert match(trace(0, 13, 20, alive=()), teacher, 2) == 0
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(12, (3, 6, 9, 12)), (4, (1, 2, 3, 4)), (2, (1, 2)), (1, (1,))])
+def test_four_layers_are_taught_unless_it_says_otherwise(depth, expected):
+    teacher = trace(*range(depth + 1))
+    # A student of one layer, as far off as tells which layer it was compared with.
+    each = [match(trace(0, 100), teacher, layer) for layer in expected]
+    assert match(trace(0, 100), teacher) == each[-1]
+    full = trace(*(2 * value for value in range(depth + 1)))
+    assert match(full, teacher) == match(full, teacher, *expected)
+
+
+def test_a_layer_that_the_teacher_does_not_have():
+    with pytest.raises(CompresskitError) as caught:
+        match(trace(0, 1), trace(0, 1), 2)
+    assert str(caught.value) == "layer-match: layer 2 is not one of the teacher's 1; correct 'layers'"
+
+
+def test_layers_rise():
+    with pytest.raises(ValueError, match="needs layers in rising order"):
+        LayerMatch((3, 3))
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_cofi_runs_and_its_model_has_lost_neurons_and_loads(tmp_path):
+    overrides = (
+        "steps.0.finetune.epochs=0.2",
+        "steps.1.mask={cofi: {sparsity: 0.6, free_steps: 1, learning_rate: 0.5}}",
+        "steps.1.epochs=1",
+        "steps.2.epochs=0.2",
+        "steps.2.batch_size=16",
+    )
+    report = apply_tiny(RECIPES / "cofi.yaml", tmp_path, *overrides, layers=3)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert sum(layer.neurons for layer in model.shape.layers) < 3 * 64
+    assert report.model.parameters == sum(weight.numel() for weight in model.parameters())
+    assert torch.isfinite(model(torch.randint(5, 50, (2, 7))).logits).all()
+    assert model.mask is None
+
+
+def test_flop_runs_and_its_model_has_lost_rank_and_loads(tmp_path):
+    overrides = (
+        "steps.0.finetune.epochs=0.2",
+        "steps.2.finetune.mask={flop: {sparsity: 0.5, warmup: 0, learning_rate: 0.5}}",
+        "steps.2.finetune.epochs=2",
+        "steps.3.finetune.epochs=0.2",
+    )
+    apply_tiny(RECIPES / "flop.yaml", tmp_path, *overrides)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert 1 <= model.shape.rank < 31
+
+
+EXITS = "{exit: all, by: entropy, with: {threshold: 0.3}}"
+
+
+@pytest.fixture
+def original(tmp_path):
+    from compresskit.checkpoint import load
+    from compresskit.testing import save_tiny
+
+    return load(str(save_tiny(tmp_path / "model", layers=3))).original
+
+
+def plan(tmp_path, original, *steps):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("recipe: 1\nname: some\nsteps:\n" + "".join(f"  - {step}\n" for step in steps))
+    return make_plan(read_recipe(path), original)
+
+
+def test_a_plan_foresees_about_what_is_left(tmp_path, original):
+    planned = plan(tmp_path, original, "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.75}}}")
+    assert [(layer.heads, layer.neurons) for layer in planned.shape.layers] == [(1, 16)] * 3
+    factored = "{factorize: word-embeddings, by: svd, rank: 20}"
+    planned = plan(tmp_path, original, factored, "finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.75}}}")
+    assert planned.shape.rank == 5
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            (EXITS, "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5}}}"),
+            (
+                "line 5: steps[1] finetune: mask cofi cuts hidden states, which the exits that are there read; "
+                "put the exit step after it, or set its option 'hidden' to false"
+            ),
+        ),
+        (
+            ("finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.5}}}",),
+            (
+                "line 4: steps[0] finetune: mask flop gates the rank of the word embedding, which is one table; "
+                "put a factorize step before it"
+            ),
+        ),
+    ],
+    ids=["exits", "table"],
+)
+def test_what_cannot_be_gated_is_said_before_anything_is_done(tmp_path, original, steps, message):
+    with pytest.raises(RecipeError) as caught:
+        plan(tmp_path, original, *steps)
+    assert message in str(caught.value)
+
+
+def test_exits_may_be_there_where_hidden_states_have_no_gates(tmp_path, original):
+    planned = plan(
+        tmp_path, original, EXITS, "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5, hidden: false}}}"
+    )
+    assert planned.shape.exits == (1, 2, 3)
