@@ -18,7 +18,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from compresskit import registration
-from compresskit.anatomy import Anatomy, find, layers
+from compresskit.anatomy import Anatomy, embeddings_project, find, layers
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
@@ -128,6 +128,26 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         return self.shape.exits or (self.depth,)
 
     @property
+    def shared_weights(self) -> dict[str, str]:
+        """Of each weight that a layer uses and another owns, its name in the state dict and its name at the owner's."""
+        path = f"network.{self.anatomy.layers}"
+        return {
+            f"{path}.{layer}.{name}": f"{path}.{owner}.{name}"
+            for layer, owner in enumerate(self.shape.owners)
+            if owner != layer
+            for name, _ in self.body[layer].named_parameters()
+        }
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """What transformers leaves out of a file."""
+        return self.shared_weights
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """What transformers ties when it loads a file; whatever the config says of tied word embeddings."""
+        return self.shared_weights
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the tensors that the forward pass reads from a batch."""
         return (*self.anatomy.inputs, "attention_mask")
@@ -188,10 +208,8 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         """Token ids to the first hidden states (batch, tokens, H)."""
         wanted = {name: inputs[name] for name in self.anatomy.inputs if inputs.get(name) is not None}
         hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))
-        project = self.anatomy.embeddings_project
-        if project is not None and hasattr(self.network.base_model, project.rpartition(".")[2]):
-            hidden = find(self.network, project)(hidden)
-        return hidden
+        project = embeddings_project(self.anatomy, self.network)
+        return hidden if project is None else cast(Tensor, project(hidden))
 
     def attention(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
         """The mask in the form that the attention implementation wants."""
@@ -328,6 +346,12 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         if wrong:
             raise CheckpointError(
                 f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
+            )
+        untied = sorted(model.shared_weights.keys() - model.all_tied_weights_keys.keys())
+        if untied:
+            raise CheckpointError(
+                f"{name}: weights that layers share differ between them (first: {untied[0]}); "
+                "the folder mixes two checkpoints, copy it again"
             )
         return (model, info) if wanted else model
 
