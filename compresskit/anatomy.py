@@ -74,6 +74,11 @@ class Anatomy:
     neuron_total: str = "intermediate_size"
     layer_total: str = "num_hidden_layers"
 
+    @property
+    def project(self) -> str:
+        """Path of the linear layer between the embeddings and the first layer, where there is or could be one."""
+        return self.embeddings_project or f"{self.embeddings.rpartition('.')[0]}.embeddings_project"
+
     def slices(self, target: UnitTarget) -> tuple[Slice, ...]:
         """The slices of one layer that a unit of `target` owns."""
         return self.heads if target == "heads" else self.neurons
@@ -136,6 +141,14 @@ def layers(anatomy: Anatomy, network: nn.Module) -> nn.ModuleList:
     """The layers of the classification model."""
     found = find(network, anatomy.layers)
     assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def embeddings_project(anatomy: Anatomy, network: nn.Module) -> nn.Linear | None:
+    """The linear layer between the embeddings and the first layer, where there is one."""
+    parent, _, name = anatomy.project.rpartition(".")
+    found = getattr(find(network, parent), name, None)
+    assert found is None or isinstance(found, nn.Linear)
     return found
 
 

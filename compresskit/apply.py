@@ -101,7 +101,7 @@ def describe(planned: Planned) -> str:
     if isinstance(work, tuple):
         text = "prune " + " and ".join(verb.target for verb in work)
     else:
-        target = {"distill": "teacher", "factorize": "target"}.get(planned.name)
+        target = {"distill": "teacher", "share": "target", "factorize": "target"}.get(planned.name)
         text = planned.name + (f" {getattr(work, target)}" if target else "")
     return text + (f" (round {planned.iteration})" if planned.iteration else "")
 

@@ -147,22 +147,23 @@ def parameters(dims: Dims, shape: Shape) -> int:
 def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
     """Where the parameters and the work are, from the embeddings to the read-out, in the order in which they run."""
     full, dims = dims, narrowed(dims, shape)
-    read_out = _read_out_parameters(full, shape)
-    norm, exits = 2 * dims.embedding, len(_own_heads(shape))
-    tables = (dims.positions + dims.types) * dims.embedding + norm + _project_parameters(full, dims)
+    width, exits = _embedding(dims, shape), len(_own_heads(shape))
+    tables = (dims.positions + dims.types) * width + 2 * width + _project_parameters(full, shape)
     rows: list[tuple[str, int | None, int, int]] = [
         ("word embeddings", None, _word_parameters(dims, shape), _factor_macs(dims, shape, tokens)),
-        ("other embeddings", None, tables, _project_macs(full, dims, tokens)),
+        ("other embeddings", None, tables, _project_macs(full, shape, tokens)),
     ]
     for number, layer in enumerate(shape.layers, start=1):
         products = _product_macs(dims, layer, tokens)
-        attention = _attention_parameters(dims, layer)
+        # What layers share counts once, at the first of them; every one of them computes.
+        owned = not shape.owners or shape.owners[number - 1] == number - 1
+        attention, ffn = (_attention_parameters(dims, layer), _ffn_parameters(dims, layer)) if owned else (0, 0)
         rows.append(("attention", number, attention, _attention_macs(dims, layer, tokens) + products))
-        rows.append(("ffn", number, _ffn_parameters(dims, layer), _ffn_macs(dims, layer, tokens)))
+        rows.append(("ffn", number, ffn, _ffn_macs(dims, layer, tokens)))
     if exits:
         rows.append(("exits", None, _exit_parameters(dims, shape), exits * _head_macs(dims, shape, tokens)))
     if shape.read_out:
-        rows.append(("read-out", None, read_out, _read_out_macs(full, shape)))
+        rows.append(("read-out", None, _read_out_parameters(full, shape), _read_out_macs(full, shape)))
     total = sum(row[2] for row in rows)
     return tuple(Block(*row, share=row[2] / total) for row in rows)
 
@@ -185,13 +186,13 @@ def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) 
     if last != depth and last not in shape.exits:
         raise ValueError(f"no example leaves at layer {last}; exits: {[*shape.exits] or depth}")
     reached = shape.layers[:last]
-    weights = _factor_macs(dims, shape, tokens) + _project_macs(full, dims, tokens)
+    weights = _factor_macs(dims, shape, tokens) + _project_macs(full, shape, tokens)
     weights += sum(_attention_macs(dims, layer, tokens) + _ffn_macs(dims, layer, tokens) for layer in reached)
     products = sum(_product_macs(dims, layer, tokens) for layer in reached)
     heads = sum(_head_macs(dims, shape, tokens) for number in _own_heads(shape) if number <= last)
     if shape.read_out and last == depth:
         heads += _read_out_macs(full, shape)
-    additions = 2 * tokens * dims.embedding
+    additions = 2 * tokens * _embedding(dims, shape)
     additions += sum(2 * tokens * dims.hidden + layer.heads * tokens**2 for layer in reached)
     return {
         "macs_lin": weights,
@@ -272,9 +273,14 @@ def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
 
 
+def _embedding(dims: Dims, shape: Shape) -> int:
+    """Width of the embedding tables and their norm."""
+    return dims.embedding if shape.embedding is None else shape.embedding
+
+
 def _word_parameters(dims: Dims, shape: Shape) -> int:
     if shape.rank is None:
-        return dims.vocabulary * dims.embedding
+        return dims.vocabulary * _embedding(dims, shape)
     return (dims.vocabulary + dims.embedding) * shape.rank
 
 
@@ -283,12 +289,19 @@ def _factor_macs(dims: Dims, shape: Shape, tokens: int) -> int:
     return tokens * (shape.rank or 0) * dims.embedding
 
 
-def _project_parameters(full: Dims, dims: Dims) -> int:
-    return 0 if full.embedding == full.hidden else _linear(dims.embedding, dims.hidden)
+def _projects(full: Dims, shape: Shape) -> bool:
+    """Whether a linear layer leads from the embeddings to the first layer."""
+    return shape.embedding is not None or full.embedding != full.hidden
 
 
-def _project_macs(full: Dims, dims: Dims, tokens: int) -> int:
-    return 0 if full.embedding == full.hidden else tokens * dims.embedding * dims.hidden
+def _project_parameters(full: Dims, shape: Shape) -> int:
+    dims = narrowed(full, shape)
+    return _linear(_embedding(dims, shape), dims.hidden) if _projects(full, shape) else 0
+
+
+def _project_macs(full: Dims, shape: Shape, tokens: int) -> int:
+    dims = narrowed(full, shape)
+    return tokens * _embedding(dims, shape) * dims.hidden if _projects(full, shape) else 0
 
 
 def _attention_parameters(dims: Dims, layer: LayerShape) -> int:

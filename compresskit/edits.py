@@ -6,9 +6,9 @@ no weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from compresskit.catalogue import build, load_catalogue, options_of
 from compresskit.errors import CheckpointError, RecipeError
@@ -34,6 +34,10 @@ class Shape:
         head: what the exits read with, or None without exits.
         read_out: whether the original's own read-out (pooler, classifier) is still there. With exits it answers at the
             last layer.
+        owners: for each layer the 0-based position of the one whose weights it uses, itself or an earlier one; empty
+            where each has its own.
+        embedding: width of the embedding tables and their norm, where a linear layer with bias leads from them to the
+            hidden states; None where they are as in the original.
         hidden: width of the hidden states, or None where it is the original's.
     """
 
@@ -42,6 +46,8 @@ class Shape:
     exits: tuple[int, ...] = ()
     head: ExitHead | None = None
     read_out: bool = True
+    owners: tuple[int, ...] = ()
+    embedding: int | None = None
     hidden: int | None = None
 
     def after(self, edit: Edit) -> Shape:
@@ -57,7 +63,10 @@ class Shape:
             "exits": list(self.exits),
             "head": None if self.head is None else head_to_json(self.head),
             "read_out": self.read_out,
-            "hidden": self.hidden,
+            # Left out of a shape that has none, so that it reads as it did before there were any.
+            **({"owners": list(self.owners)} if self.owners else {}),
+            **({} if self.embedding is None else {"embedding": self.embedding}),
+            **({} if self.hidden is None else {"hidden": self.hidden}),
         }
 
     @staticmethod
@@ -69,6 +78,8 @@ class Shape:
             tuple(data["exits"]),
             None if data["head"] is None else head_from_json(data["head"]),
             data["read_out"],
+            tuple(data.get("owners", ())),
+            data.get("embedding"),
             data.get("hidden"),
         )
 
@@ -111,7 +122,23 @@ class CutLayers:
         exits = tuple(new + 1 for new, old in enumerate(self.keep) if old + 1 in shape.exits)
         if shape.exits and len(self.keep) not in exits:
             exits += (len(self.keep),)
-        return replace(shape, layers=tuple(shape.layers[i] for i in self.keep), exits=exits)
+        layers = tuple(shape.layers[i] for i in self.keep)
+        # Of the layers that share weights, the first that stays owns them.
+        old = [shape.owners[i] for i in self.keep] if shape.owners else []
+        return replace(shape, layers=layers, exits=exits, owners=_shared([old.index(owner) for owner in old]))
+
+
+@dataclass(frozen=True)
+class ShareLayers:
+    """Let each layer use the weights of its owner (0-based), which begin as the mean of all that do, or the first's."""
+
+    kind: ClassVar[str] = "share-layers"
+    owners: tuple[int, ...]
+    start: Literal["mean", "first"]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape with shared layers; as it was where each layer owns its weights."""
+        return replace(shape, owners=_shared(self.owners))
 
 
 @dataclass(frozen=True)
@@ -151,6 +178,18 @@ class FactorizeEmbedding:
 
 
 @dataclass(frozen=True)
+class ProjectEmbeddings:
+    """Bring all embedding tables and their norm to this width, and lead from there to the hidden states."""
+
+    kind: ClassVar[str] = "project-embeddings"
+    rank: int
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the projection."""
+        return replace(shape, embedding=self.rank)
+
+
+@dataclass(frozen=True)
 class AddExits:
     """Put an exit head after each of these layers (1-based). With `read_out` the original's own is the last."""
 
@@ -164,11 +203,19 @@ class AddExits:
         return replace(shape, exits=self.layers, head=self.head, read_out=self.read_out)
 
 
-Edit: TypeAlias = CutHeads | CutNeurons | CutLayers | CutHidden | CutRank | FactorizeEmbedding | AddExits
+Edit: TypeAlias = (
+    CutHeads
+    | CutNeurons
+    | CutLayers
+    | ShareLayers
+    | CutHidden
+    | CutRank
+    | FactorizeEmbedding
+    | ProjectEmbeddings
+    | AddExits
+)
 
-EDITS: dict[str, type[Edit]] = {
-    edit.kind: edit for edit in (CutHeads, CutNeurons, CutLayers, CutHidden, CutRank, FactorizeEmbedding, AddExits)
-}
+EDITS: dict[str, type[Edit]] = {edit.kind: edit for edit in get_args(Edit)}
 
 
 def edit_to_json(edit: Edit) -> dict[str, Any]:
@@ -222,6 +269,11 @@ def edit_from_json(data: Mapping[str, Any]) -> Edit:
         given[field.name] = tuple(value) if isinstance(value, list) else value
     made: Edit = EDITS[kind](**given)
     return made
+
+
+def _shared(owners: Sequence[int]) -> tuple[int, ...]:
+    """The owners, or nothing where each layer is its own."""
+    return tuple(owners) if len(set(owners)) < len(owners) else ()
 
 
 def _with_layer(shape: Shape, layer: int, changed: LayerShape) -> Shape:

@@ -1,7 +1,8 @@
 """Writes a compressed model as a plain checkpoint of its original `model_type`, for tools without compresskit.
 
 What was cut comes back as zeros: heads and neurons that add nothing, so the function is the same, and size and speed
-are the original's. Only layers that were cut stay away. Early exits are lost: the last exit answers.
+are the original's. Layers that share weights get a copy each. Only layers that were cut stay away. Early exits are
+lost: the last exit answers.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def export(checkpoint: Checkpoint, out: Path, format: Literal["stock"] = "stock"
         format: `stock`, a checkpoint that transformers loads without compresskit.
 
     Raises:
-        CheckpointError: the family's read-out can't express the last exit, `out` has something in it, or writing
-            failed.
+        CheckpointError: the family can't express the last exit or the embeddings, `out` has something in it, or
+            writing failed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} is not an empty folder; name a new one with --out")
@@ -52,9 +53,10 @@ def stock(model: CompressedForSequenceClassification, name: str = "the model") -
     """The family's own `...ForSequenceClassification` with the logits of the model's last exit, in eval mode.
 
     Raises:
-        CheckpointError: the family's read-out can't express the last exit, or its norms the width that is left.
+        CheckpointError: the family can't express the last exit, the embeddings, or the width that is left.
     """
     anatomy = model.anatomy
+    _check_embeddings(model, name)
     if not model.shape.read_out:
         _check_exit(model, name)
     _check_width(model, name)
@@ -72,6 +74,16 @@ def stock(model: CompressedForSequenceClassification, name: str = "the model") -
         if not model.shape.read_out:
             _express(network, anatomy, model.exits[str(model.depth)])
     return network.to(dtype=weights[f"{factors}weight"].dtype).eval()
+
+
+def _check_embeddings(model: CompressedForSequenceClassification, name: str) -> None:
+    """A family that may embed in a width of its own has a linear layer after it only where that is another width."""
+    width, anatomy = model.shape.embedding, model.anatomy
+    if width is not None and (anatomy.embeddings_project is None or width == model.hidden_size):
+        raise CheckpointError(
+            f"{name}: its embeddings are {width} wide and a linear layer follows them, which {anatomy.model_type} "
+            "can't express; compress it again with 'factorize: word-embeddings' to export it"
+        )
 
 
 def _check_exit(model: CompressedForSequenceClassification, name: str) -> None:
@@ -101,6 +113,8 @@ def _check_width(model: CompressedForSequenceClassification, name: str) -> None:
 def _config(model: CompressedForSequenceClassification) -> PreTrainedConfig:
     config = AutoConfig.for_model(**model.config.original)
     setattr(config, model.anatomy.layer_total, model.depth)
+    if model.shape.embedding is not None:
+        setattr(config, model.anatomy.embedding_size, model.shape.embedding)
     config.id2label = dict(model.config.id2label)
     config.label2id = dict(model.config.label2id)
     config.problem_type = model.config.problem_type

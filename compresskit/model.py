@@ -18,7 +18,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from compresskit import registration
-from compresskit.anatomy import Anatomy, find, layers
+from compresskit.anatomy import Anatomy, embeddings_project, find, layers
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import original_shape
@@ -141,10 +141,27 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
     @property
     def embeddings_project(self) -> nn.Linear | None:
         """The linear layer between the embeddings and the first layer, where there is one."""
-        path = self.anatomy.embeddings_project
-        if path is None or not hasattr(self.network.base_model, path.rpartition(".")[2]):
-            return None
-        return cast(nn.Linear, find(self.network, path))
+        return embeddings_project(self.anatomy, self.network)
+
+    @property
+    def shared_weights(self) -> dict[str, str]:
+        """Of each weight that a layer uses and another owns, its name in the state dict and its name at the owner's."""
+        path = f"network.{self.anatomy.layers}"
+        return {
+            f"{path}.{layer}.{name}": f"{path}.{owner}.{name}"
+            for layer, owner in enumerate(self.shape.owners)
+            if owner != layer
+            for name, _ in self.body[layer].named_parameters()
+        }
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """What transformers leaves out of a file."""
+        return self.shared_weights
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """What transformers ties when it loads a file; whatever the config says of tied word embeddings."""
+        return self.shared_weights
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -355,6 +372,12 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         if wrong:
             raise CheckpointError(
                 f"{name}: {len(wrong)} weights are missing or too many (first: {wrong[0]}); copy the folder again"
+            )
+        untied = sorted(model.shared_weights.keys() - model.all_tied_weights_keys.keys())
+        if untied:
+            raise CheckpointError(
+                f"{name}: weights that layers share differ between them (first: {untied[0]}); "
+                "the folder mixes two checkpoints, copy it again"
             )
         return (model, info) if wanted else model
 

@@ -18,7 +18,9 @@ class Order:
         """Nothing has been done yet."""
         self.saved: list[str] = []
         self.exited = False
-        self.factored = False
+        self.factored: str | None = None
+        self.shared = False
+        self.uneven = False
         self.cut = False
         self.tuned = False
 
@@ -38,7 +40,13 @@ class Order:
         Returns:
             Keys whose values have been complained about, so that nobody complains again.
         """
-        before = {"exit": self._exit, "prune": self._prune, "factorize": self._factorize, "finetune": self._finetune}
+        before = {
+            "exit": self._exit,
+            "prune": self._prune,
+            "share": self._share,
+            "factorize": self._factorize,
+            "finetune": self._finetune,
+        }
         excused = before[verb](options, rounds, complain) if verb in before else set()
         self.cut = self.cut or "mask" in options
         for key in ("distill",) if verb == "distill" else ("teacher",) if verb == "prune" else ():
@@ -59,10 +67,11 @@ class Order:
                 "exit",
                 "the model has exits already" if self.exited else "a repeat would put in the exits again; move it out",
             )
-        if start and start.plain() == "original" and (self.cut or self.factored):
+        if start and start.plain() == "original" and (self.cut or self.shared or self.factored):
             complain(
                 "start",
-                "'start: original' would undo the pruning and factorizing before it; move this step before them",
+                "'start: original' would undo the pruning, sharing and factorizing before it; "
+                "move this step before them",
             )
         self.exited = True
         return set()
@@ -75,10 +84,35 @@ class Order:
             return {"prune"}
         if target == "layers" and rounds:
             complain("prune", "a repeat would cut the listed layers again in each round; move it out")
+        if target in ("heads", "neurons") and self.shared:
+            complain(
+                "prune", f"layers share their weights by now, so one layer's {target} can't go; prune before sharing"
+            )
+        scope = options.get("scope")
+        self.uneven = self.uneven or (scope is not None and scope.plain() == "global")
+        return set()
+
+    def _share(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        if rounds:
+            complain("share", "a repeat would share the layers again in each round; move it out")
+        elif self.shared:
+            complain("share", "layers share their weights already; take one of the two steps out")
+        if self.uneven:
+            complain(
+                "share",
+                "a prune with 'scope: global' leaves layers of different sizes, which can't share weights; "
+                "share without it, or prune by 'scope: layer'",
+            )
+        self.shared = True
         return set()
 
     def _factorize(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
-        self.factored = True
+        target = options["factorize"].plain()
+        if self.factored is not None and "embeddings" in (target, self.factored):
+            complain("factorize", f"the {self.factored} are factorized already; take one of the two steps out")
+        elif target == "embeddings" and rounds:
+            complain("factorize", "a repeat would begin the embeddings' norm anew in each round; move it out")
+        self.factored = "embeddings" if target == "embeddings" else "word embeddings"
         return set()
 
     def _finetune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
@@ -86,7 +120,7 @@ class Order:
         skips = when is None or when.plain() == "untrained"
         if (self.tuned or rounds) and skips:
             complain("finetune", "the head is trained by now, so this step would be skipped; write 'when: always'")
-        elif (self.cut or self.factored or self.exited) and skips:
+        elif (self.cut or self.shared or self.factored or self.exited) and skips:
             complain(
                 "finetune",
                 "a model with a trained head would skip this step, and nothing would mend the steps before it; "

@@ -12,14 +12,14 @@ from typing import TypeAlias
 from compresskit.anatomy import UnitTarget
 from compresskit.checkpoint import Original
 from compresskit.cost import CONVENTIONS, flops, parameters
-from compresskit.edits import CutLayers, LayerShape, Shape
+from compresskit.edits import CutLayers, LayerShape, Shape, ShareLayers
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Masker, Sizes
 from compresskit.recipe import Recipe
-from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Verb
+from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Share, Verb
 from compresskit.yaml_tree import Mistakes, Where
 
-Work: TypeAlias = "Finetune | Exit | Factorize | Distill | tuple[Prune, ...]"
+Work: TypeAlias = "Finetune | Exit | Share | Factorize | Distill | tuple[Prune, ...]"
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ class _Planner:
         if isinstance(work, tuple):
             for prune in work:
                 self._prune(prune, start, way)
+        elif isinstance(work, Share):
+            self._share(work)
         elif isinstance(work, Factorize):
             self._factorize(work, start, way)
         elif isinstance(work, Exit):
@@ -139,6 +141,12 @@ class _Planner:
             self._prune_layers(prune)
             return
         target: UnitTarget = prune.target
+        if self.original.shape.owners:
+            self._mistake(
+                prune,
+                f"{self.original.name} has layers that share weights; prune {target} before sharing, or leave it out",
+            )
+            return
         before = [getattr(layer, target) for layer in start.layers]
         now = [getattr(layer, target) for layer in self.shape.layers]
         if prune.scope == "global":
@@ -171,15 +179,49 @@ class _Planner:
             return
         self.shape = self.shape.after(CutLayers(tuple(number - 1 for number in keep)))
 
+    def _share(self, share: Share) -> None:
+        depth = len(self.shape.layers)
+        if self.original.shape.owners:
+            given = self.original.name
+            self._mistake(
+                share, f"{given} has layers that share weights; leave this step out, or give --model its original"
+            )
+            return
+        if depth % share.groups:
+            fits = [str(groups) for groups in range(1, depth + 1) if depth % groups == 0]
+            self._mistake(
+                share, f"{depth} layers can't be split into {share.groups} equal groups; choose {' or '.join(fits)}"
+            )
+            return
+        size = depth // share.groups
+        for first in range(0, depth, size):
+            if len(set(self.shape.layers[first : first + size])) > 1:
+                self._mistake(
+                    share,
+                    f"layers {first + 1} to {first + size} have different numbers of heads or neurons and can't share "
+                    "weights; share before pruning, or keep equal numbers",
+                )
+        owners = tuple(layer - layer % size for layer in range(depth))
+        self.shape = self.shape.after(ShareLayers(owners, share.start))
+
     def _factorize(self, factorize: Factorize, start: Shape, way: Fraction) -> None:
-        full = self.original.dims.embedding
+        full, given = self.original.dims.embedding, self.original.shape
+        if given.embedding is not None or (given.rank is not None and factorize.target == "embeddings"):
+            self._mistake(
+                factorize,
+                f"{self.original.name} has factorized embeddings; leave this step out, or give --model its original",
+            )
+            return
         goal = self._count(factorize, factorize.rank, full, "dimensions of the word embedding")
         if start.rank and goal > start.rank:
             self._mistake(
                 factorize,
                 f"rank {goal} is more than the word embedding's {start.rank} by now; rank at most {start.rank}",
             )
-        self.shape = replace(self.shape, rank=self._towards(start.rank or full, goal, way))
+        if factorize.target == "embeddings":
+            self.shape = replace(self.shape, embedding=goal)
+        else:
+            self.shape = replace(self.shape, rank=self._towards(start.rank or full, goal, way))
 
     def _exit(self, exit_: Exit) -> None:
         if self.original.shape.exits:
@@ -218,6 +260,9 @@ class _Planner:
             then = masker.foresee(sizes)
         except ValueError as error:
             self._mistake(training, f"mask {masker.name} {error}")
+            return
+        if now.owners and then != sizes:
+            self._mistake(training, f"mask {masker.name} would cut layers that share their weights; put share after it")
             return
         layers = tuple(LayerShape(*counts) for counts in zip(then.heads, then.neurons, strict=True))
         hidden = now.hidden if then.hidden == sizes.hidden else then.hidden
@@ -284,7 +329,7 @@ def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
             else:
                 waiting = [verb]
         else:
-            assert isinstance(verb, (Finetune, Exit, Factorize, Distill, Repeat))
+            assert isinstance(verb, (Finetune, Exit, Share, Factorize, Distill, Repeat))
             yield verb
     if waiting:
         yield tuple(waiting)

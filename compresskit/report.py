@@ -106,7 +106,7 @@ class Side:
 
     Args:
         name: folder or Hub id.
-        shape: heads and neurons per layer, rank, exits.
+        shape: heads and neurons per layer, ranks, exits, which layers share weights.
         parameters: how many.
         flops: of one example at full depth, by convention.
         blocks: where parameters and work are.

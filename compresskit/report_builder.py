@@ -38,7 +38,7 @@ def compare(
         seconds: name and duration of each step.
         name: of the result.
     """
-    weights = model.state_dict().values()
+    weights = [weight for name, weight in model.state_dict().items() if name not in model.shared_weights]
     after = replace(
         Side.sized(name, original.original.dims, model.shape),
         bytes_on_disk=sum(weight.numel() * weight.element_size() for weight in weights),

@@ -1,4 +1,4 @@
-"""The verbs: what finetune, exit, prune, factorize and distill do to the model. Strategies decide, surgery cuts."""
+"""What finetune, exit, prune, share, factorize and distill do to the model. Strategies decide, surgery cuts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from compresskit.anatomy import Group, groups
 from compresskit.batches import Collate, Encoded
 from compresskit.catalogue import load_catalogue, options_of
 from compresskit.checkpoint import Checkpoint, load
-from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, Edit, FactorizeEmbedding, Shape
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutLayers,
+    CutNeurons,
+    Edit,
+    FactorizeEmbedding,
+    ProjectEmbeddings,
+    Shape,
+    ShareLayers,
+)
 from compresskit.errors import DataError, PluginError
 from compresskit.interfaces import Distiller, Pruner
 from compresskit.losses import Losses, needs_hidden
@@ -27,7 +37,7 @@ from compresskit.scoring import ScoreContext, Scoring
 from compresskit.surgery import fold, perform, word_embedding
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
-from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Training
+from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Share, Training
 
 
 @dataclass
@@ -116,6 +126,8 @@ def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
         return _finetune(work, number, workshop)
     if isinstance(work, Exit):
         return _exit(work, planned, number, workshop)
+    if isinstance(work, Share):
+        return _share(work, planned.shape, workshop)
     if isinstance(work, Factorize):
         return _factorize(work, planned.shape, number, workshop)
     if isinstance(work, Distill):
@@ -165,17 +177,26 @@ def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done
     return Done((edit,))
 
 
+def _share(verb: Share, shape: Shape, workshop: Workshop) -> Done:
+    # A shape names no owners where each layer is alone in its group.
+    edit = ShareLayers(shape.owners or tuple(range(len(shape.layers))), verb.start)
+    perform(edit, workshop.model)
+    return Done((edit,))
+
+
 def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -> Done:
-    assert shape.rank is not None
+    every = verb.target == "embeddings"
+    rank = shape.embedding if every else shape.rank
+    assert rank is not None
     weight = word_embedding(workshop.model)
-    factors = verb.by.factor(weight, shape.rank, ScoreContext(_generator(workshop, number), None))
+    factors = verb.by.factor(weight, rank, ScoreContext(_generator(workshop, number), None))
     sizes = [tuple(factor.shape) for factor in factors]
-    if sizes != [(weight.shape[0], shape.rank), (shape.rank, weight.shape[1])]:
+    if sizes != [(weight.shape[0], rank), (rank, weight.shape[1])]:
         raise PluginError(
-            f"factorizer '{verb.by.name}' returned {sizes} for rank {shape.rank} of {tuple(weight.shape)}; "
+            f"factorizer '{verb.by.name}' returned {sizes} for rank {rank} of {tuple(weight.shape)}; "
             "correct its factor method"
         )
-    edit = FactorizeEmbedding(shape.rank)
+    edit = ProjectEmbeddings(rank) if every else FactorizeEmbedding(rank)
     perform(edit, workshop.model, factors)
     return Done((edit,))
 

@@ -17,7 +17,9 @@ from compresskit.edits import (
     CutRank,
     Edit,
     FactorizeEmbedding,
+    ProjectEmbeddings,
     Shape,
+    ShareLayers,
 )
 from compresskit.errors import SurgeryError
 from compresskit.interfaces import ExitHead, Masks
@@ -32,7 +34,8 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
     Args:
         edit: what to do.
         model: changed in place.
-        factors: (V, R) and (R, H) for a `FactorizeEmbedding`; random numbers, to be loaded over, where None.
+        factors: (V, R) and (R, H) of the word embedding for a `FactorizeEmbedding` or a `ProjectEmbeddings`; random
+            numbers, to be loaded over, where None.
 
     Raises:
         SurgeryError: the edit does not fit the model or would leave nothing of it.
@@ -47,12 +50,20 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
         _cut_hidden(model, edit.keep)
     elif isinstance(edit, CutRank):
         _cut_rank(model, edit.keep)
+    elif isinstance(edit, ShareLayers):
+        _share_layers(model, edit)
     elif isinstance(edit, FactorizeEmbedding):
         _factorize_embedding(model, edit, factors)
+    elif isinstance(edit, ProjectEmbeddings):
+        _project_embeddings(model, edit, factors)
     else:
         _add_exits(model, edit)
     model.train(model.training)  # new parts begin in train mode, whatever the model is in
     model.shape = model.shape.after(edit)
+    if isinstance(edit, ShareLayers):
+        # Parameters become one, modules stay apart, as hooks listen to each. In `from_pretrained` it is put off: there
+        # transformers ties when the weights are loaded, and tells by what is not tied yet which of them are missing.
+        model.tie_weights()
     model.sync_config()
 
 
@@ -67,8 +78,12 @@ def reshape(model: Model, shape: Shape) -> None:
             perform(CutNeurons(index, tuple(range(then.neurons))), model)
     if shape.rank is not None:
         perform(FactorizeEmbedding(shape.rank), model)
+    if shape.embedding is not None:
+        perform(ProjectEmbeddings(shape.embedding), model)
     if shape.hidden is not None:
         perform(CutHidden(tuple(range(shape.hidden))), model)
+    if shape.owners:
+        perform(ShareLayers(shape.owners, "first"), model)
     if shape.exits and shape.head:
         perform(AddExits(shape.exits, shape.head, shape.read_out), model)
 
@@ -141,6 +156,10 @@ def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]
     if not 0 <= index < model.depth:
         raise SurgeryError(
             f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
+        )
+    if model.shape.owners:
+        raise SurgeryError(
+            f"layers share their weights, so {target} of layer {index + 1} can't be cut alone; cut before sharing"
         )
     now = getattr(model.shape.layers[index], target)
     if keep:
@@ -221,6 +240,8 @@ def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
 def _check_hidden(model: Model, keep: Sequence[int]) -> None:
     if model.shape.exits:
         raise SurgeryError("the exits are made for hidden states of this width; cut them before the exits are put in")
+    if model.shape.owners:
+        raise SurgeryError("layers share their weights, which would be cut twice; cut the hidden states before sharing")
     _check_kept("dimensions of the hidden states", keep, model.hidden_size)
 
 
@@ -253,16 +274,45 @@ def _cut_rank(model: Model, keep: Sequence[int]) -> None:
     _cut_linear(module.expand, 1, kept)
 
 
+def _share_layers(model: Model, edit: ShareLayers) -> None:
+    """Give each owner the weights to begin with."""
+    _check_owners(model, edit.owners)
+    body = layers(model.anatomy, model.network)
+    for owner in sorted(set(edit.owners)) if edit.start == "mean" else ():
+        sharing = [body[layer] for layer, own in enumerate(edit.owners) if own == owner]
+        for path, weight in body[owner].named_parameters():
+            # In double precision the mean of equal weights is the weight itself, to the last bit.
+            mean = torch.stack([layer.get_parameter(path).detach().double() for layer in sharing]).mean(0)
+            with torch.no_grad():
+                weight.copy_(mean)
+
+
+def _check_owners(model: Model, owners: Sequence[int]) -> None:
+    if model.shape.owners:
+        raise SurgeryError("the layers share weights already; share those of the original instead")
+    owned = all(0 <= owner <= layer and owners[owner] == owner for layer, owner in enumerate(owners))
+    if len(owners) != model.depth or not owned:
+        raise SurgeryError(
+            f"owners {list(owners)} must name for each of the {model.depth} layers itself, or an earlier layer that "
+            "owns its weights; correct the list"
+        )
+    for layer, owner in enumerate(owners):
+        if model.shape.layers[layer] != model.shape.layers[owner]:
+            raise SurgeryError(
+                f"layers {owner + 1} and {layer + 1} have different numbers of heads or neurons and can't share "
+                "weights; share before pruning, or keep equal numbers"
+            )
+
+
 def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[Tensor, Tensor] | None) -> None:
     parent, _, name = model.anatomy.word_embeddings.rpartition(".")
     owner = find(model.network, parent)
     old = getattr(owner, name)
     table = old.table if isinstance(old, FactorizedEmbedding) else old
     words, size = table.weight.shape[0], word_embedding_size(model)
-    if not 1 <= edit.rank <= size:
-        raise SurgeryError(
-            f"rank {edit.rank} is not between 1 and the embedding's size {size}; ask for a rank in between"
-        )
+    if model.shape.embedding is not None:
+        raise SurgeryError("the embeddings are projected from a small space already; leave this step out")
+    _check_rank(edit.rank, size)
     new = FactorizedEmbedding(words, edit.rank, size, table.padding_idx)
     new = new.to(device=table.weight.device, dtype=table.weight.dtype)
     if factors is not None:
@@ -270,6 +320,62 @@ def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[
             new.table.weight.copy_(factors[0])
             new.expand.weight.copy_(factors[1].t())
     setattr(owner, name, new)
+
+
+def _project_embeddings(model: Model, edit: ProjectEmbeddings, factors: tuple[Tensor, Tensor] | None) -> None:
+    """All tables and their norm in a small space, then a linear layer with bias (Lan et al. 2020, section 3.1).
+
+    The function changes, because the norm works in the small space now. It begins close by: the word table is its left
+    factor, the other tables are the nearest that the right factor can turn back, and the norm begins anew. The linear
+    layer is the right factor with the old norm's gain and bias, scaled so that words come out as long as they did.
+    """
+    place, words = find(model.network, model.anatomy.embeddings), find(model.network, model.anatomy.word_embeddings)
+    parts = list(place.named_modules())
+    norms = [(path, part) for path, part in parts if isinstance(part, nn.LayerNorm)]
+    if isinstance(words, FactorizedEmbedding) or len(norms) != 1:
+        reason = "have no layer norm of their own" if len(norms) != 1 else "are two factors already"
+        raise SurgeryError(f"the embeddings {reason} and can't be projected; leave this step out")
+    ((norm_path, norm),) = norms
+    assert isinstance(words, nn.Embedding)
+    _check_rank(edit.rank, words.embedding_dim)
+    old = model.embeddings_project
+    project = nn.Linear(edit.rank, model.hidden_size)
+    if factors is not None:
+        _begin_projection(project, words, norm, old, factors)
+    for path, table in parts:
+        if isinstance(table, nn.Embedding):
+            new = nn.Embedding(table.num_embeddings, edit.rank, table.padding_idx)
+            if factors is not None:
+                with torch.no_grad():
+                    back = torch.linalg.pinv(factors[1].double()).to(table.weight.dtype)
+                    new.weight.copy_(factors[0] if table is words else table.weight @ back)
+            _put(place, path, new.to(table.weight))
+    _put(place, norm_path, nn.LayerNorm(edit.rank, eps=norm.eps).to(norm.weight))
+    _put(model.network, model.anatomy.project, project.to(words.weight))
+
+
+def _begin_projection(
+    project: nn.Linear, words: nn.Embedding, norm: nn.LayerNorm, old: nn.Linear | None, factors: tuple[Tensor, Tensor]
+) -> None:
+    left, right = factors
+    with torch.no_grad():
+        # A norm divides by the size of the numbers that it meets: now of those in the small table, before in the large.
+        scale = (left.square().mean() / words.weight.square().mean()).sqrt()
+        weight, bias = scale * norm.weight[:, None] * right.t(), norm.bias
+        if old is not None:
+            weight, bias = old.weight @ weight, old(bias)
+        project.weight.copy_(weight)
+        project.bias.copy_(bias)
+
+
+def _put(root: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(find(root, parent), name, new)
+
+
+def _check_rank(rank: int, size: int) -> None:
+    if not 1 <= rank <= size:
+        raise SurgeryError(f"rank {rank} is not between 1 and the embedding's size {size}; ask for a rank in between")
 
 
 def word_embedding(model: Model) -> Tensor:

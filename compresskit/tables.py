@@ -97,9 +97,12 @@ def layers(report: Report) -> Table:
         neurons = _kept(layer.neurons, whole.neurons if whole else None)
         rows.append((_span(first, last), heads, neurons, _spans([n for n in shape.exits if first <= n <= last])))
     embedding = "one table" if shape.rank is None else f"two factors of rank {shape.rank}"
+    if shape.embedding is not None:
+        embedding = f"{shape.embedding} wide, as all embeddings, then a linear layer"
+    sharing = "".join(f" Layers {_spans(run)} share one set of weights." for run in _sharing(shape.owners))
     columns = ("layers", "heads each", "FFN neurons each", "exits after")
     head = "" if shape.head is None else f" Exit heads: {shape.head.name}."
-    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{head}")
+    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{sharing}{head}")
 
 
 def blocks(model: Side) -> Table:
@@ -193,6 +196,12 @@ def _runs(shapes: Sequence[LayerShape]) -> Iterator[tuple[int, int, LayerShape]]
     for layer, run in groupby(enumerate(shapes, start=1), key=lambda pair: pair[1]):
         numbers = [number for number, _ in run]
         yield numbers[0], numbers[-1], layer
+
+
+def _sharing(owners: Sequence[int]) -> list[list[int]]:
+    """Numbers (1-based) of the layers that use one set of weights, where they are more than one."""
+    found = [[number for number, own in enumerate(owners, start=1) if own == owner] for owner in sorted(set(owners))]
+    return [numbers for numbers in found if len(numbers) > 1]
 
 
 def _span(first: int, last: int) -> str:

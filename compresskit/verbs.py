@@ -297,12 +297,25 @@ class Factorize(Verb):
     name: ClassVar[str] = "factorize"
     slots: ClassVar[dict[str, str]] = {"by": "factorizer"}
 
-    target: Literal["word-embeddings"] = Field(alias="factorize")
-    """What is split."""
+    target: Literal["word-embeddings", "embeddings"] = Field(alias="factorize")
+    """What is split: the word embedding; or all embeddings, as in ALBERT, norm included, so train after it."""
     by: Annotated[Factorizer, ANYTHING]
     """Factorizer."""
     rank: Amount
     """Width of the thin factors, as a count or a fraction of the full rank."""
+
+
+class Share(Verb):
+    """Let neighbouring layers use one set of weights, as ALBERT does: fewer parameters for the same work."""
+
+    name: ClassVar[str] = "share"
+
+    target: Literal["layers"] = Field(alias="share")
+    """What is shared."""
+    groups: int = Field(default=1, ge=1)
+    """Runs of equally many layers, each with one set of weights."""
+    start: Literal["mean", "first"] = "mean"
+    """What the weights of a run begin as: the mean of its layers' or those of its first."""
 
 
 class Distill(Training):
@@ -330,7 +343,9 @@ class Repeat(Verb):
     """What one round does; no repeat among them."""
 
 
-VERBS: Mapping[str, type[Verb]] = {verb.name: verb for verb in (Finetune, Exit, Prune, Factorize, Distill, Repeat)}
+VERBS: Mapping[str, type[Verb]] = {
+    verb.name: verb for verb in (Finetune, Exit, Prune, Share, Factorize, Distill, Repeat)
+}
 
 
 def plain(value: Any) -> Any:

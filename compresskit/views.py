@@ -10,6 +10,7 @@ from compresskit.tables import Table
 
 if TYPE_CHECKING:
     from compresskit.catalogue import Entry
+    from compresskit.edits import Shape
     from compresskit.evaluate import Evaluation, Point
     from compresskit.plan import Plan
     from compresskit.predict import Prediction
@@ -25,8 +26,9 @@ def plan_tables(plan: Plan) -> list[Table]:
         shape = step.shape
         done = (str(number), step.name, step.place, str(step.iteration or ""))
         heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
-        rank = "" if shape.rank is None else f"{shape.rank:,}"
-        rows.append((*done, str(len(shape.layers)), _range(heads), _range(neurons), rank, _list(shape.exits)))
+        rank = shape.rank or shape.embedding
+        sizes = _depth(shape), _range(heads), _range(neurons), f"{rank:,}" if rank else ""
+        rows.append((*done, *sizes, _list(shape.exits)))
     columns = ("step", "does", "place", "round", "layers", "heads", "neurons", "rank", "exits")
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
@@ -146,6 +148,12 @@ def _times(evaluation: Evaluation) -> Table:
 def _policy(evaluation: Evaluation) -> str:
     assert evaluation.policy is not None
     return ", ".join(str(value) if key == "by" else f"{key} {value}" for key, value in evaluation.policy.items())
+
+
+def _depth(shape: Shape) -> str:
+    """`12`, or `12 in 3 groups` where layers share weights."""
+    groups = len(set(shape.owners))
+    return f"{len(shape.layers)}" + (f" in {groups} group{'s' if groups > 1 else ''}" if groups else "")
 
 
 def _range(counts: set[int]) -> str:

@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from compresskit import apply as applying
 from compresskit import report_builder
 from compresskit.apply import REPORT, apply, describe
-from compresskit.checkpoint import RECORD, load
+from compresskit.checkpoint import RECORD, load, read_original
 from compresskit.data import DataOptions
 from compresskit.edits import edit_from_json
 from compresskit.errors import CheckpointError, CompresskitError
@@ -578,3 +578,10 @@ def test_a_full_disk_in_a_step_keeps_those_before_it(finished, carry, tmp_path, 
     carry(tmp_path / "out")
     assert worked == list(range(3, 10))
     assert same(tmp_path / "out", finished.out)
+
+
+def test_sharing_and_factorizing_say_of_what(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("recipe: 1\nsteps:\n- {share: layers}\n- {factorize: embeddings, by: svd, rank: 8}\n")
+    plan = make_plan(read_recipe(path), read_original(str(save_tiny(tmp_path / "model"))))
+    assert [describe(step) for step in plan.steps] == ["share layers", "factorize embeddings"]

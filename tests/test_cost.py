@@ -30,7 +30,7 @@ from compresskit.cost import (
     parameters,
     ptflops_macs,
 )
-from compresskit.edits import LayerShape, Shape
+from compresskit.edits import CutLayers, LayerShape, ProjectEmbeddings, Shape, ShareLayers
 from compresskit.errors import ArchitectureError
 from compresskit.strategies.tanh_heads import ClsTanh
 
@@ -252,6 +252,46 @@ def test_blocks_add_up_to_every_mac_and_the_heads(model):
     heads = len(shape.exits or (1,)) * dims.hidden * dims.classes + shape.read_out * dims.hidden**2
     total = sum(block.macs for block in by_block(dims, shape, tokens=50))
     assert total == flops(dims, shape, tokens=50)["macs_all"] + heads
+
+
+ALBERT_BASE = (replace(BASE, vocabulary=30_000), stack(12, 12, 3072, owners=(0,) * 12, embedding=128))
+
+
+def test_a6_parameters_of_albert_base_without_its_classifier():
+    dims, shape = ALBERT_BASE
+    assert parameters(dims, shape) - (768 * 2 + 2) == 11_683_584
+    blocks = by_block(dims, shape)
+    assert blocks[0].parameters == 30_000 * 128
+    assert blocks[1].parameters == (512 + 2) * 128 + 2 * 128 + 128 * 768 + 768
+    assert blocks[2].parameters + blocks[3].parameters == 7_087_872
+
+
+@pytest.mark.parametrize("exit", [None, 3])
+@pytest.mark.parametrize("model", [BERT_BASE, COST_EFF_8X])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_sharing_changes_parameters_and_never_flops(model, groups, exit):
+    dims, shape = model
+    owners = tuple(layer - layer % (12 // groups) for layer in range(12))
+    shared = shape.after(ShareLayers(owners, "mean"))
+    layer = sum(block.parameters for block in by_block(dims, shape) if block.layer == 1)
+    assert parameters(dims, shape) - parameters(dims, shared) == (12 - groups) * layer
+    if exit is None or shape.exits:
+        assert flops(dims, shared, exit=exit) == flops(dims, shape, exit=exit)
+    ours, theirs = by_block(dims, shared), by_block(dims, shape)
+    assert [block.macs for block in ours] == [block.macs for block in theirs]
+    assert sum(block.share for block in ours) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_shared_layer_counts_once_also_where_its_first_owner_is_gone():
+    shape = stack(4, 12, 3072, owners=(0, 0, 2, 2)).after(CutLayers((1, 2, 3)))
+    assert parameters(BASE, shape) == parameters(BASE, stack(2, 12, 3072))
+
+
+def test_a_projection_works_on_every_token_and_its_tables_are_added_in_the_small_space():
+    before, after = flops(*BERT_BASE, tokens=7), flops(BASE, BERT_BASE[1].after(ProjectEmbeddings(128)), tokens=7)
+    work = 7 * 128 * 768
+    assert after["macs_all"] - before["macs_all"] == work
+    assert after["torch110"] - before["torch110"] == 2 * work - 2 * 7 * (768 - 128)
 
 
 SMALL = {"vocab_size": 50, "max_position_embeddings": 20, "num_labels": 3}

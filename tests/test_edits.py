@@ -16,7 +16,9 @@ from compresskit.edits import (
     CutRank,
     FactorizeEmbedding,
     LayerShape,
+    ProjectEmbeddings,
     Shape,
+    ShareLayers,
     edit_from_json,
     edit_to_json,
 )
@@ -25,8 +27,10 @@ from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 
 PLAIN = Shape((LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64)))
 EXITED = PLAIN.after(AddExits((2, 3, 4), MeanTanh(), False))
+SHARED = PLAIN.after(ShareLayers((0, 0, 2, 2), "mean"))
 KNOWN = (
-    "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-neurons, cut-rank, factorize-embedding); "
+    "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-neurons, cut-rank, factorize-embedding, "
+    "project-embeddings, share-layers); "
     "update compresskit to read it"
 )
 
@@ -37,7 +41,9 @@ RECORDS = [
     (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
     (CutHidden((0, 2, 3)), {"edit": "cut-hidden", "keep": [0, 2, 3]}),
     (CutRank((1,)), {"edit": "cut-rank", "keep": [1]}),
+    (ShareLayers((0, 0, 2), "first"), {"edit": "share-layers", "owners": [0, 0, 2], "start": "first"}),
     (FactorizeEmbedding(128), {"edit": "factorize-embedding", "rank": 128}),
+    (ProjectEmbeddings(128), {"edit": "project-embeddings", "rank": 128}),
     (
         AddExits((1, 4), ClsTanh(), True),
         {"edit": "add-exits", "layers": [1, 4], "head": "cls-tanh", "read_out": True},
@@ -60,10 +66,23 @@ def test_every_kind_of_edit_has_a_round_trip_above():
 
 @pytest.mark.parametrize(
     "shape",
-    [PLAIN, EXITED, EXITED.after(FactorizeEmbedding(9)).after(CutHeads(1, (0,))), PLAIN.after(CutHidden((0, 3)))],
+    [
+        PLAIN,
+        EXITED,
+        EXITED.after(FactorizeEmbedding(9)).after(CutHeads(1, (0,))),
+        SHARED,
+        EXITED.after(ProjectEmbeddings(9)),
+        PLAIN.after(CutHidden((0, 3))),
+    ],
 )
 def test_shape_round_trip(shape):
     assert Shape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+
+
+def test_a_shape_without_shared_layers_reads_as_it_did_before_there_were_any():
+    old = {"heads": [2], "neurons": [5], "rank": None, "exits": [], "head": None, "read_out": True}
+    assert Shape.from_json(old) == Shape((LayerShape(2, 5),))
+    assert Shape.from_json(old).to_json() == old
 
 
 def test_a_shape_whose_lists_differ_in_length_is_no_shape():
@@ -118,3 +137,21 @@ def test_cutting_layers_renumbers_the_exits_and_the_last_layer_answers(shape, ke
     cut = shape.after(CutLayers(keep))
     assert cut.exits == exits
     assert cut.layers == tuple(shape.layers[old] for old in keep)
+
+
+@pytest.mark.parametrize(
+    ("owners", "keep", "left"),
+    [
+        ((0, 0, 0, 0), (0, 3), (0, 0)),
+        ((0, 0, 0, 0), (1, 2, 3), (0, 0, 0)),
+        ((0, 0, 2, 2), (1, 2, 3), (0, 1, 1)),
+        ((0, 0, 2, 2), (1, 3), ()),
+        ((0, 0, 0, 0), (2,), ()),
+    ],
+)
+def test_of_layers_that_share_the_first_that_stays_owns_the_weights(owners, keep, left):
+    assert PLAIN.after(ShareLayers(owners, "mean")).after(CutLayers(keep)).owners == left
+
+
+def test_layers_that_all_own_their_weights_share_nothing():
+    assert PLAIN.after(ShareLayers((0, 1, 2, 3), "mean")) == PLAIN

@@ -10,10 +10,12 @@ import transformers
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import load, save
-from compresskit.edits import CutLayers
+from compresskit.edits import CutLayers, ProjectEmbeddings, ShareLayers
 from compresskit.errors import CheckpointError
 from compresskit.export import export
-from compresskit.surgery import perform
+from compresskit.model import wrap
+from compresskit.strategies.svd import Svd
+from compresskit.surgery import perform, word_embedding
 from compresskit.testing import save_tiny, tiny_compressed, tiny_model, tiny_tokenizer
 from compresskit.testing.text import sentences
 
@@ -63,6 +65,39 @@ def test_fewer_layers_stay_fewer(tmp_path):
     checkpoint = load(str(tmp_path / "model"))
     export(checkpoint, tmp_path / "stock")
     assert same_answers(checkpoint, tmp_path / "stock", "distilbert").config.n_layers == 2
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_layers_that_share_weights_get_a_copy_each(tmp_path, family):
+    checkpoint = edited(tmp_path / "model", family, ShareLayers((0, 0, 2), "mean"))
+    export(checkpoint, tmp_path / "stock")
+    same_answers(checkpoint, tmp_path / "stock", family)
+
+
+def edited(folder, family, edit):
+    model = wrap(tiny_model(family, layers=3), load_catalogue().anatomy(family))
+    rank = getattr(edit, "rank", None)
+    perform(edit, model, rank and Svd().factor(word_embedding(model), rank, None))
+    save(model, tiny_tokenizer(family), folder, {})
+    return load(str(folder))
+
+
+def test_electra_can_express_projected_embeddings(tmp_path):
+    checkpoint = edited(tmp_path / "model", "electra", ProjectEmbeddings(6))
+    export(checkpoint, tmp_path / "stock")
+    assert same_answers(checkpoint, tmp_path / "stock", "electra").config.embedding_size == 6
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_other_families_cannot_express_projected_embeddings(tmp_path, family):
+    checkpoint = edited(tmp_path / "model", family, ProjectEmbeddings(6))
+    with pytest.raises(CheckpointError) as caught:
+        export(checkpoint, tmp_path / "stock")
+    assert str(caught.value) == (
+        f"{tmp_path / 'model'}: its embeddings are 6 wide and a linear layer follows them, which {family} can't "
+        "express; compress it again with 'factorize: word-embeddings' to export it"
+    )
+    assert not (tmp_path / "stock").exists()
 
 
 def test_an_untouched_original_exports_to_itself(tmp_path):

@@ -14,7 +14,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import save
-from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding, head_from_json
+from compresskit.cost import count
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutLayers,
+    CutNeurons,
+    FactorizeEmbedding,
+    ProjectEmbeddings,
+    ShareLayers,
+    head_from_json,
+)
 from compresskit.errors import CheckpointError
 from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.strategies.svd import Svd
@@ -272,3 +282,74 @@ def test_another_program_needs_only_the_two_imports_in_either_order(saved, order
 def test_a_tokenizer_travels_with_the_model(saved):
     _, folder = saved("distilbert")
     assert AutoTokenizer.from_pretrained(folder)(TEXTS[0]) == tiny_tokenizer("distilbert")(TEXTS[0])
+
+
+# --- shared layers and projected embeddings --------------------------------------------------------------------------
+
+
+def albert(family="bert"):
+    """Four layers in two groups, of which the first has lost its owner; embeddings in a space of 6."""
+    model = wrap(tiny_model(family, layers=5), load_catalogue().anatomy(family))
+    for edit in (CutLayers((0, 1, 2, 3)), ShareLayers((0, 0, 2, 2), "mean"), CutLayers((1, 2, 3))):
+        perform(edit, model)
+    perform(ProjectEmbeddings(6), model, Svd().factor(word_embedding(model), 6, None))
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_layers_are_in_the_file_once_and_shared_again_when_it_is_loaded(family, tmp_path):
+    model = albert(family)
+    save(model, tiny_tokenizer(family), tmp_path / "out", {})
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert sum(weight.numel() for weight in stored.values()) == count(model)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert (loaded.shape, count(loaded)) == (model.shape, count(model))
+    batch = inputs(family)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == stored.keys()
+    assert all(torch.equal(again[name], stored[name]) for name in stored)
+
+
+OWNED = "network.bert.encoder.layer.1.output.dense.weight"
+SHARED = "network.bert.encoder.layer.2.output.dense.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weights: weights.pop(OWNED),
+            f"2 weights are missing or too many (first: {OWNED}); copy the folder again",
+        ),
+        (
+            lambda weights: weights.update({SHARED: weights[OWNED] + 1}),
+            (
+                f"weights that layers share differ between them (first: {SHARED}); the folder mixes two checkpoints, "
+                "copy it again"
+            ),
+        ),
+        (
+            lambda weights: weights.pop("network.bert.embeddings_project.bias"),
+            "1 weights are missing or too many (first: network.bert.embeddings_project.bias); copy the folder again",
+        ),
+    ],
+    ids=["missing", "too many", "no projection"],
+)
+def test_shared_weights_that_do_not_fit_are_refused(tmp_path, change, message):
+    albert().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as error:
+        CompressedForSequenceClassification.from_pretrained(tmp_path)
+    assert str(error.value) == f"{tmp_path}: {message}"
+
+
+def test_a_config_from_before_there_was_sharing_still_loads(saved):
+    _, folder = saved()
+    shape = json.loads((folder / "config.json").read_text())["shape"]
+    assert shape.keys() == {"heads", "neurons", "rank", "exits", "head", "read_out"}
+    assert AutoModelForSequenceClassification.from_pretrained(folder).shape.owners == ()

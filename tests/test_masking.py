@@ -19,7 +19,9 @@ from compresskit.edits import (
     CutNeurons,
     CutRank,
     FactorizeEmbedding,
+    ProjectEmbeddings,
     Shape,
+    ShareLayers,
     edit_from_json,
     edit_to_json,
 )
@@ -234,8 +236,10 @@ def test_hidden_states_are_not_cut_under_exits():
         (CutHidden(()), "nothing would be left of the dimensions of the hidden states; keep at least one of 32"),
         (
             CutHidden((0, 32)),
-            "cannot keep [0, 32] of the 32 dimensions of the hidden states; "
-            "give different numbers from 0 to 31, rising",
+            (
+                "cannot keep [0, 32] of the 32 dimensions of the hidden states; "
+                "give different numbers from 0 to 31, rising"
+            ),
         ),
         (CutRank(()), "nothing would be left of the rank of the word embedding; keep at least one of 10"),
     ],
@@ -248,6 +252,31 @@ def test_a_cut_that_does_not_fit_is_refused(edit, message):
     assert str(caught.value) == message
 
 
+def test_layers_that_share_weights_keep_the_width_of_their_hidden_states():
+    model = wrapped()
+    perform(ShareLayers((0, 0, 0), "mean"), model)
+    with pytest.raises(SurgeryError) as caught:
+        perform(CutHidden((0,)), model)
+    message = "layers share their weights, which would be cut twice; cut the hidden states before sharing"
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_narrow_hidden_states_and_projected_embeddings_and_shared_layers_are_saved_and_loaded(family, tmp_path):
+    model = wrap(tiny_model(family, layers=3), load_catalogue().anatomy(family))
+    with torch.no_grad():
+        asked = model.trace(texts(model), masks=Masks(hidden=some(32, seed=3))).last
+    fold(model, Masks(hidden=some(32, seed=3)))
+    torch.testing.assert_close(answer(model), asked, atol=1e-5, rtol=1e-4)
+    perform(ProjectEmbeddings(6), model, Svd().factor(word_embedding(model), 6, None))
+    perform(ShareLayers((0, 0, 0), "mean"), model)
+    dims = dims_of(model.anatomy, tiny_model(family, layers=3).config)
+    assert count(model) == parameters(dims, model.shape)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(answer(loaded), answer(model))
+
+
 def test_a_table_has_no_rank_to_cut():
     model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
     with pytest.raises(SurgeryError) as caught:
@@ -257,7 +286,7 @@ def test_a_table_has_no_rank_to_cut():
 
 def test_a_shape_written_before_hidden_states_could_be_cut_is_read():
     written = wrapped().shape.to_json()
-    del written["hidden"]
+    assert "hidden" not in written
     assert Shape.from_json(written).hidden is None
 
 

@@ -12,7 +12,15 @@ from transformers import BertConfig, ElectraConfig
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Original
 from compresskit.cost import CONVENTIONS, dims_of, flops, original_shape, parameters
-from compresskit.edits import AddExits, CutLayers, FactorizeEmbedding, LayerShape
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutLayers,
+    FactorizeEmbedding,
+    LayerShape,
+    ProjectEmbeddings,
+    ShareLayers,
+)
 from compresskit.errors import RecipeError
 from compresskit.plan import by_ratios, make_plan, spread, towards
 from compresskit.recipe import read_recipe
@@ -400,3 +408,71 @@ def test_exits_cannot_be_put_in_twice(mistakes_of):
     assert told == (
         f"line 3: steps[0] exit: {given.name} has exits already; leave this step out, or give --model its original"
     )
+
+
+# --- shared layers and projected embeddings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "owners", "left"), [(1, (0, 0, 0, 0), (0, 0, 0)), (2, (0, 0, 2, 2), (0, 0, 2)), (4, (), ())]
+)
+def test_layers_share_in_runs_of_neighbours(plan_of, groups, owners, left):
+    plan = plan_of(f"{{share: layers, groups: {groups}}}", "{prune: layers, keep: [1, 2, 4]}")
+    assert [step.name for step in plan.steps] == ["share", "prune"]
+    assert plan.steps[0].shape == replace(original(TINY).shape, owners=owners)
+    assert plan.shape.owners == left
+    assert flops(plan.original.dims, plan.steps[0].shape) == flops(plan.original.dims, plan.original.shape)
+
+
+def test_a_projection_is_planned_without_weights(plan_of):
+    plan = plan_of("{factorize: embeddings, by: svd, rank: 1/4}")
+    assert (plan.shape.embedding, plan.shape.rank) == (8, None)
+    electra = ElectraConfig(num_hidden_layers=2, embedding_size=128)
+    assert (
+        plan_of("{factorize: embeddings, by: svd, rank: 1/4}", model=original(electra, "electra")).shape.embedding == 32
+    )
+
+
+@pytest.mark.parametrize(
+    ("edits", "step", "message"),
+    [
+        ([], "{share: layers, groups: 3}", "share: 4 layers can't be split into 3 equal groups; choose 1 or 2 or 4"),
+        (
+            [CutHeads(1, (0,))],
+            "{share: layers, groups: 2}",
+            (
+                "share: layers 1 to 2 have different numbers of heads or neurons and can't share weights; share before "
+                "pruning, or keep equal numbers"
+            ),
+        ),
+        (
+            [ShareLayers((0, 0, 0, 0), "mean")],
+            "{share: layers, groups: 2}",
+            "share: here has layers that share weights; leave this step out, or give --model its original",
+        ),
+        (
+            [ShareLayers((0, 0, 0, 0), "mean")],
+            "{prune: heads, by: magnitude, keep: 2}",
+            "prune: here has layers that share weights; prune heads before sharing, or leave it out",
+        ),
+        (
+            [],
+            "{factorize: embeddings, by: svd, rank: 33}",
+            "factorize: rank 33 is more than the 32 dimensions of the word embedding; rank at most 32",
+        ),
+        *(
+            (
+                [edit],
+                f"{{factorize: {target}, by: svd, rank: 2}}",
+                "factorize: here has factorized embeddings; leave this step out, or give --model its original",
+            )
+            for edit, target in (
+                (ProjectEmbeddings(9), "embeddings"),
+                (ProjectEmbeddings(9), "word-embeddings"),
+                (FactorizeEmbedding(9), "embeddings"),
+            )
+        ),
+    ],
+)
+def test_what_cannot_be_shared_or_projected_is_refused(mistakes_of, edits, step, message):
+    assert mistakes_of(step, model=original(TINY, edits=edits)) == [f"line 3: steps[0] {message}"]

@@ -142,15 +142,16 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
     ("step", "line", "text"),
     [
         ("- prun: heads\n", 3, "steps[0]: unknown verb 'prun' (did you mean 'prune'?)"),
-        (
-            "- heads: all\n",
-            3,
-            "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, factorize, distill, repeat",
-        ),
-        (
-            "- prune\n",
-            3,
-            "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, factorize, distill, repeat",
+        *(
+            (
+                step,
+                3,
+                (
+                    "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, share, factorize, "
+                    "distill, repeat"
+                ),
+            )
+            for step in ("- heads: all\n", "- prune\n")
         ),
         (
             "- {prune: heads, exit: all}\n",
@@ -339,6 +340,14 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
         ),
         ("- {repeat: 0, steps: [{prune: heads, by: magnitude, keep: 1}]}\n", 3,
          "steps[0] repeat: 'repeat' must be at least 1, not 0"),
+        ("- {share: heads}\n", 3, "steps[0] share: 'share' must be 'layers', not 'heads'"),
+        ("- {share: layers, groups: 0}\n", 3, "steps[0] share: 'groups' must be at least 1, not 0"),
+        ("- {share: layers, group: 2}\n", 3, "steps[0] share: unknown option 'group' (did you mean 'groups'?)"),
+        (
+            "- {share: layers, start: last}\n",
+            3,
+            "steps[0] share: 'start' must be 'mean' or 'first', not 'last'",
+        ),
         ("- repeat: 2\n", 3, "steps[0] repeat: 'steps' is missing"),
         (
             "- {repeat: 2, steps: []}\n",
@@ -357,6 +366,8 @@ def test_mistakes_in_a_step(refused, step, line, text):
 
 
 FACTORIZE = "  - {factorize: word-embeddings, by: svd, rank: 1/2}\n"
+PROJECT = "  - {factorize: embeddings, by: svd, rank: 1/2}\n"
+SHARE = "  - {share: layers}\n"
 EXIT = "  - {exit: all, by: entropy, with: {threshold: 0.3}}\n"
 PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
 
@@ -371,6 +382,62 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
         ),
         (EXIT + EXIT, 4, "steps[1] exit: the model has exits already"),
         (
+            FACTORIZE + PROJECT,
+            4,
+            "steps[1] factorize: the word embeddings are factorized already; take one of the two steps out",
+        ),
+        *(
+            (
+                PROJECT + step,
+                4,
+                "steps[1] factorize: the embeddings are factorized already; take one of the two steps out",
+            )
+            for step in (FACTORIZE, PROJECT)
+        ),
+        (
+            "  - repeat: 2\n    steps:\n    " + PROJECT,
+            5,
+            "steps[0].steps[0] factorize: a repeat would begin the embeddings' norm anew in each round; move it out",
+        ),
+        (
+            PROJECT + "  - finetune: {when: always, epochs: 1, rewind: true}\n",
+            4,
+            "steps[1] finetune: the original has no factors to begin from; take 'rewind' out, or factorize later",
+        ),
+        (SHARE + SHARE, 4, "steps[1] share: layers share their weights already; take one of the two steps out"),
+        (
+            "  - repeat: 2\n    steps:\n    " + SHARE,
+            5,
+            "steps[0].steps[0] share: a repeat would share the layers again in each round; move it out",
+        ),
+        *(
+            (
+                f"{SHARE}  - {{prune: {units}, by: magnitude, keep: 1/2}}\n",
+                4,
+                (
+                    f"steps[1] prune: layers share their weights by now, so one layer's {units} can't go; "
+                    "prune before sharing"
+                ),
+            )
+            for units in ("heads", "neurons")
+        ),
+        (
+            "  - {prune: heads, by: magnitude, keep: 1/2, scope: global}\n" + SHARE,
+            4,
+            (
+                "steps[1] share: a prune with 'scope: global' leaves layers of different sizes, which can't share "
+                "weights; share without it, or prune by 'scope: layer'"
+            ),
+        ),
+        (
+            SHARE + "  - {exit: all, by: entropy, with: {threshold: 0.3}, start: original}\n",
+            4,
+            (
+                "steps[1] exit: 'start: original' would undo the pruning, sharing and factorizing before it; move this "
+                "step before them"
+            ),
+        ),
+        (
             "  - repeat: 2\n    steps:\n    " + EXIT,
             5,
             "steps[0].steps[0] exit: a repeat would put in the exits again; move it out",
@@ -379,7 +446,7 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
             PRUNE + "  - {exit: all, by: entropy, with: {threshold: 0.3}, start: original}\n",
             4,
             (
-                "steps[1] exit: 'start: original' would undo the pruning and factorizing before it; move this "
+                "steps[1] exit: 'start: original' would undo the pruning, sharing and factorizing before it; move this "
                 "step before them"
             ),
         ),
@@ -431,6 +498,7 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
             )
             for step in (
                 PRUNE,
+                SHARE,
                 "  - {factorize: word-embeddings, by: svd, rank: 1/2}\n",
                 "  - {exit: all, by: entropy, with: {threshold: 0.3}}\n",
             )
@@ -449,6 +517,19 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
 )
 def test_mistakes_in_the_order(refused, steps, line, text):
     assert refused(HEAD + steps) == one(line, text)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        PRUNE + SHARE + "  - {prune: layers, keep: [1]}\n" + EXIT,
+        SHARE + PROJECT + "  - finetune: {when: always, epochs: 1}\n",
+        SHARE + "  - finetune: {when: always, epochs: 1, rewind: true}\n",
+    ],
+)
+def test_what_may_stand_beside_sharing(read, steps):
+    recipe = read(HEAD + steps)
+    assert read(recipe.to_yaml()) == recipe
 
 
 def test_a_step_with_a_mistake_still_counts_for_those_after_it(refused):

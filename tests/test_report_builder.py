@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from compresskit.checkpoint import load, read_original, save
 from compresskit.cost import parameters
 from compresskit.data import DataOptions, load_corpus
+from compresskit.edits import ShareLayers
 from compresskit.report import Report
 from compresskit.report_builder import compare, report_on
 from compresskit.run import Run
 from compresskit.speed import EARLY, FULL
+from compresskit.surgery import perform
 from compresskit.testing import save_tiny, tiny_compressed, tiny_text, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_clock")
@@ -58,6 +60,14 @@ def test_bytes_foreseen_are_the_bytes_saved_but_for_the_header(tmp_path):
     _, _, report = run_of(tmp_path)
     size = (tmp_path / "out" / "model.safetensors").stat().st_size
     assert 0 <= size - report.model.bytes_on_disk < 10_000
+
+
+def test_bytes_of_shared_layers_are_counted_once(tmp_path):
+    original = load(str(save_tiny(tmp_path / "original", layers=3)))
+    model = load(str(tmp_path / "original")).model
+    perform(ShareLayers((0, 0, 0), "mean"), model)
+    report = compare(original=original, reference=None, model=model, corpus=None, run=Run(timing=False))
+    assert report.model.bytes_on_disk == 4 * report.model.parameters < report.original.bytes_on_disk
 
 
 def test_without_data_nothing_is_scored(tmp_path):

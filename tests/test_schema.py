@@ -101,6 +101,11 @@ def test_shipped_recipes_fit_as_written_and_as_resolved(schema, name):
         ("{repeat: 2, steps: [{factorize: word-embeddings, by: svd, rank: 3}]}", True),
         ("{repeat: 2, steps: [{repeat: 2, steps: [{factorize: word-embeddings, by: svd, rank: 3}]}]}", False),
         ("{factorize: layers, by: svd, rank: 3}", False),
+        ("{factorize: embeddings, by: svd, rank: 1/6}", True),
+        ("{share: layers}", True),
+        ("{share: layers, groups: 3, start: first}", True),
+        ("{share: layers, groups: 0}", False),
+        ("{share: heads}", False),
         ("{prune: heads, exit: all, by: magnitude, keep: 1}", False),
     ],
 )

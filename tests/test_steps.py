@@ -15,7 +15,15 @@ from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Checkpoint, Original, save
 from compresskit.cost import count, original_shape, parameters
 from compresskit.data import Rows
-from compresskit.edits import AddExits, CutHeads, CutLayers, CutNeurons, FactorizeEmbedding
+from compresskit.edits import (
+    AddExits,
+    CutHeads,
+    CutLayers,
+    CutNeurons,
+    FactorizeEmbedding,
+    ProjectEmbeddings,
+    ShareLayers,
+)
 from compresskit.errors import CheckpointError, DataError, PluginError
 from compresskit.interfaces import Factorizer, Pruner
 from compresskit.model import wrap
@@ -23,6 +31,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
 from compresskit.steps import ORIGINAL, Workshop, best, carry_out
+from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import MeanTanh
 from compresskit.surgery import word_embedding
 from compresskit.testing import WORDS, tiny_model, tiny_tokenizer
@@ -268,6 +277,43 @@ def test_f3_factorizing_at_full_rank_keeps_the_answers(bench):
     before = answers(bench.model)
     bench.do("{factorize: word-embeddings, by: svd, rank: 32}")
     torch.testing.assert_close(answers(bench.model), before, rtol=0, atol=1e-5)
+
+
+def test_all_embeddings_take_the_factors_of_the_word_embedding(bench):
+    table = word_embedding(bench.model)
+    (done,) = bench.do("{factorize: embeddings, by: svd, rank: 1/4}")
+    assert done.edits == (ProjectEmbeddings(8),)
+    assert torch.equal(word_embedding(bench.model), Svd().factor(table, 8, None)[0])
+    assert bench.model.shape == bench.planned
+    assert count(bench.model) == parameters(given().original.dims, bench.planned)
+
+
+# --- share -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("groups", "owners"), [(1, (0, 0, 0)), (3, (0, 1, 2))])
+def test_layers_share_as_planned_and_training_moves_them_together(bench, groups, owners):
+    (done,) = bench.do(f"{{share: layers, groups: {groups}, start: first}}")
+    assert done.edits == (ShareLayers(owners, "first"),)
+    assert bench.model.shape == bench.planned
+    before = weights(bench.model)
+    bench.do("finetune: {epochs: 1, when: always, batch_size: 8, learning_rate: 1e-3}")
+    after = weights(bench.model)
+    assert not any(torch.equal(after[name], before[name]) for name in before)
+    one, *others = layers(ANATOMY, bench.model.network)
+    for path, weight in one.named_parameters():
+        assert all(torch.equal(layer.get_parameter(path), weight) for layer in others) is (groups == 1)
+    assert count(bench.model) == parameters(given().original.dims, bench.model.shape)
+
+
+def test_rewinding_shares_the_first_weights_again(bench):
+    (done,) = bench.do("{share: layers}")
+    first = weights(bench.model)
+    bench.do("finetune: {when: always, epochs: 1, learning_rate: 1e-2}")
+    bench.workshop.edits = [(1, done.edits[0])]
+    bench.workshop.rewind()
+    assert same(weights(bench.model), first)
+    assert bench.model.shape.owners == (0, 0, 0)
 
 
 # --- finetune and distill --------------------------------------------------------------------------------------------

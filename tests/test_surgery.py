@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification, BertConfig
 
-from compresskit.anatomy import entries, find, head_size, layers, linear
+from compresskit.anatomy import embeddings_project, entries, find, head_size, layers, linear
 from compresskit.catalogue import load_catalogue
 from compresskit.config import CompressedConfig
 from compresskit.cost import count, dims_of, parameters
@@ -19,7 +21,9 @@ from compresskit.edits import (
     CutLayers,
     CutNeurons,
     FactorizeEmbedding,
+    ProjectEmbeddings,
     Shape,
+    ShareLayers,
     edit_from_json,
     edit_to_json,
 )
@@ -36,6 +40,9 @@ EXITS = AddExits((1, 2), ClsTanh(), False)
 EXITS_RULE = (
     "must be different layers in rising order, from 1 up, the last of them the model's last, 2; correct the list"
 )
+
+
+OWNERS_RULE = "must name for each of the 2 layers itself, or an earlier layer that owns its weights; correct the list"
 
 
 def wrapped(family="bert", **sizes):
@@ -220,6 +227,69 @@ def test_f2_iterated_truncation_is_direct_truncation(family):
     assert (word_embedding(direct) - word_embedding(wrapped(family))).abs().max() > 0.1
 
 
+# --- all embeddings --------------------------------------------------------------------------------------------------
+
+
+def project(model, rank, given=None):
+    perform(ProjectEmbeddings(rank), model, given or factors(model, rank))
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_tables_that_are_their_own_factor_keep_the_answers(family, scale):
+    """The old norm's gain and bias live on in the linear layer, which makes up for the size of the factors."""
+    model = wrapped(family)
+    before, table = answers(model), word_embedding(model)
+    project(model, table.shape[1], (scale * table, torch.eye(table.shape[1]) / scale))
+    torch.testing.assert_close(answers(model), before, rtol=0, atol=1e-4)
+    norm = next(
+        part for part in find(model.network, model.anatomy.embeddings).modules() if isinstance(part, nn.LayerNorm)
+    )
+    assert bool((norm.weight == 1).all()) and not norm.bias.any()
+    assert count(model) == cost(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_rank_factors_give_the_word_table_again(family):
+    model = wrapped(family)
+    table = word_embedding(model).clone()
+    left, right = factors(model, table.shape[1])
+    project(model, table.shape[1], (left, right))
+    torch.testing.assert_close(word_embedding(model) @ right, table, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_tables_move_into_the_small_space_and_what_they_can_keep_there_they_keep(family):
+    model, whole = wrapped(family), wrapped(family)
+    left, right = factors(model, 5)
+    project(model, 5, (left, right))
+    small, large = (find(each.network, each.anatomy.embeddings) for each in (model, whole))
+    tables = [path for path, part in large.named_modules() if isinstance(part, nn.Embedding)]
+    assert len(tables) >= 2
+    for path in tables:
+        one, other = small.get_submodule(path), large.get_submodule(path)
+        assert one.weight.shape == (other.num_embeddings, 5)
+        assert one.padding_idx == other.padding_idx
+        # The nearest point of a plane: what is missing stands at right angles to it.
+        missing = other.weight - one.weight @ right
+        torch.testing.assert_close(missing @ right.t(), torch.zeros(len(missing), 5), rtol=0, atol=1e-4)
+    assert torch.equal(word_embedding(model), left)
+    assert embeddings_project(model.anatomy, model.network).weight.shape == (32, 5)
+    assert not any(part.training for part in model.modules())
+    assert count(model) == cost(model) < cost(whole)
+    assert answers(model).isfinite().all()
+
+
+def test_a6_albert_base_has_as_many_parameters_as_it_is_said_to_have():
+    with torch.device("meta"):
+        network = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=30_000))
+    model = wrap(network, load_catalogue().anatomy("bert"))
+    perform(ProjectEmbeddings(128), model)
+    perform(ShareLayers((0,) * 12, "mean"), model)
+    assert count(model) - count(model.network.classifier) == 11_683_584
+
+
 # --- exits and the read-out ------------------------------------------------------------------------------------------
 
 
@@ -283,6 +353,86 @@ def test_exits_stay_with_their_layers_and_the_last_layer_answers(exits, read_out
     assert len(answers(model)) == len(model.shape.exits)
 
 
+# --- shared layers ---------------------------------------------------------------------------------------------------
+
+LAYERS = 6
+
+
+def equal_layers(family):
+    model = wrapped(family, layers=LAYERS)
+    body = layers(model.anatomy, model.network)
+    for layer in body[1:]:
+        layer.load_state_dict(body[0].state_dict())
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("start", ["mean", "first"])
+def test_sharing_layers_that_are_equal_changes_no_bit(family, start):
+    """A mean in single precision would: the sum of six equal numbers is rounded."""
+    model = equal_layers(family)
+    before = answers(model)
+    perform(ShareLayers((0,) * LAYERS, start), model)
+    assert torch.equal(answers(model), before)
+    assert count(model) == cost(model) < cost(equal_layers(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("start", ["mean", "first"])
+def test_shared_weights_begin_as_the_mean_of_their_run_or_as_its_first(family, start):
+    model, whole = wrapped(family, layers=4), wrapped(family, layers=4)
+    perform(ShareLayers((0, 0, 0, 3), start), model)
+    body, given = layers(model.anatomy, model.network), layers(whole.anatomy, whole.network)
+    for path, weight in body[0].named_parameters():
+        run = torch.stack([given[index].get_parameter(path) for index in range(3)])
+        torch.testing.assert_close(weight, run.mean(0) if start == "mean" else run[0])
+        assert all(layer.get_parameter(path) is weight for layer in body[1:3])
+        assert torch.equal(body[3].get_parameter(path), given[3].get_parameter(path))
+    assert count(model) == cost(model)
+
+
+def test_the_gradient_of_a_shared_layer_is_the_sum_of_its_layers_gradients():
+    shared, apart = wrapped(layers=3), wrapped(layers=3)
+    perform(ShareLayers((0, 0, 0), "mean"), shared)
+    apart.load_state_dict(shared.state_dict())
+    for model in (shared, apart):
+        model.trace(texts(model)).last.square().sum().backward()
+    one, three = (layers(model.anatomy, model.network) for model in (shared, apart))
+    for path, weight in one[0].named_parameters():
+        gradients = torch.stack([layer.get_parameter(path).grad for layer in three])
+        torch.testing.assert_close(weight.grad, gradients.sum(0), rtol=1e-4, atol=1e-5)
+    assert (one[0].output.dense.weight.grad - three[0].output.dense.weight.grad).abs().max() > 1e-3
+
+
+def test_copies_in_other_precisions_share_too():
+    model = wrapped(layers=3)
+    perform(ShareLayers((0, 0, 0), "mean"), model)
+    for other in (copy.deepcopy(model), copy.deepcopy(model).to(torch.bfloat16)):
+        assert count(other) == cost(model)
+        assert other.shared_weights == model.shared_weights
+
+
+def test_each_layer_that_shares_is_heard_by_itself():
+    shared, apart = wrapped(layers=3), wrapped(layers=3)
+    perform(ShareLayers((0, 0, 0), "mean"), shared)
+    apart.load_state_dict(shared.state_dict())
+    ours, theirs = (model.trace(texts(model), attention=True).attention for model in (shared, apart))
+    assert all(torch.equal(one.query, other.query) for one, other in zip(ours, theirs, strict=True))
+    assert not torch.equal(ours[0].query, ours[1].query)
+
+
+def test_a_run_shrinks_and_the_owner_of_its_weights_may_go():
+    model = wrapped(layers=4)
+    perform(ShareLayers((0, 0, 0, 0), "mean"), model)
+    perform(AddExits((2, 4), ClsTanh(), False), model)
+    kept = [layers(model.anatomy, model.network)[index] for index in (1, 3)]
+    perform(CutLayers((1, 3)), model)
+    assert list(layers(model.anatomy, model.network)) == kept
+    assert kept[0].output.dense.weight is kept[1].output.dense.weight
+    assert (model.shape.owners, model.shape.exits) == ((0, 0), (1, 2))
+    assert count(model) == cost(model)
+
+
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +444,9 @@ def test_edits_replayed_on_a_fresh_original_give_the_same_weights(family):
         CutHeads(0, (1,)),
         CutNeurons(1, (0, 5, 63)),
         CutNeurons(1, (1, 2)),
+        CutHeads(1, (3,)),
+        CutNeurons(0, (1, 2)),
+        ShareLayers((0, 0), "mean"),
     ]
     model, replayed = wrapped(family, layers=3), wrapped(family, layers=3)
     for edit in done:
@@ -325,6 +478,20 @@ def test_reshape_gives_every_weight_its_place(family, read_out):
     assert torch.equal(answers(again), answers(model))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reshape_shares_and_projects_too(family):
+    model = wrapped(family, layers=4)
+    perform(ShareLayers((0, 0, 2, 2), "mean"), model)
+    perform(CutLayers((1, 2, 3)), model)
+    project(model, 7)
+    again = wrapped(family, layers=4, seed=5)
+    reshape(again, model.shape)
+    assert again.shape == model.shape
+    assert count(again) == count(model)
+    again.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(answers(again), answers(model))
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +514,10 @@ def test_reshape_gives_every_weight_its_place(family, read_out):
         (CutNeurons(-1, (0,)), "there is no layer 0 to cut neurons from; give the number of one of the 2 layers"),
         (FactorizeEmbedding(0), "rank 0 is not between 1 and the embedding's size 32; ask for a rank in between"),
         (FactorizeEmbedding(33), "rank 33 is not between 1 and the embedding's size 32; ask for a rank in between"),
+        (ProjectEmbeddings(33), "rank 33 is not between 1 and the embedding's size 32; ask for a rank in between"),
+        (ShareLayers((0,), "mean"), f"owners [0] {OWNERS_RULE}"),
+        (ShareLayers((1, 1), "mean"), f"owners [1, 1] {OWNERS_RULE}"),
+        (ShareLayers((0, -1), "mean"), f"owners [0, -1] {OWNERS_RULE}"),
         (AddExits((), ClsTanh(), False), f"exits [] {EXITS_RULE}"),
         (AddExits((1,), ClsTanh(), False), f"exits [1] {EXITS_RULE}"),
         (AddExits((1, 3), ClsTanh(), False), f"exits [1, 3] {EXITS_RULE}"),
@@ -363,6 +534,59 @@ def test_an_edit_that_does_not_fit_is_refused_and_changes_nothing(edit, message)
     assert str(error.value) == message
     assert torch.equal(answers(model), before)
     assert model.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("before", "edit", "message"),
+    [
+        (
+            ShareLayers((0, 0), "mean"),
+            CutHeads(1, (0,)),
+            "layers share their weights, so heads of layer 2 can't be cut alone; cut before sharing",
+        ),
+        (
+            ShareLayers((0, 0), "mean"),
+            ShareLayers((0, 1), "mean"),
+            "the layers share weights already; share those of the original instead",
+        ),
+        (
+            CutNeurons(1, (0, 1)),
+            ShareLayers((0, 0), "mean"),
+            (
+                "layers 1 and 2 have different numbers of heads or neurons and can't share weights; share before "
+                "pruning, or keep equal numbers"
+            ),
+        ),
+        (
+            ProjectEmbeddings(5),
+            FactorizeEmbedding(4),
+            "the embeddings are projected from a small space already; leave this step out",
+        ),
+        (
+            FactorizeEmbedding(5),
+            ProjectEmbeddings(4),
+            "the embeddings are two factors already and can't be projected; leave this step out",
+        ),
+    ],
+)
+def test_an_edit_that_does_not_fit_an_earlier_one_is_refused(before, edit, message):
+    model = wrapped()
+    perform(before, model)
+    shape = model.shape
+    with pytest.raises(SurgeryError) as error:
+        perform(edit, model)
+    assert str(error.value) == message
+    assert model.shape == shape
+
+
+def test_embeddings_without_a_norm_are_not_projected():
+    model = wrapped()
+    model.network.bert.embeddings.LayerNorm = nn.Identity()
+    with pytest.raises(SurgeryError) as error:
+        perform(ProjectEmbeddings(4), model)
+    assert str(error.value) == (
+        "the embeddings have no layer norm of their own and can't be projected; leave this step out"
+    )
 
 
 def test_a_read_out_that_is_gone_cannot_answer_at_the_last_layer():

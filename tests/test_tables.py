@@ -102,6 +102,19 @@ def test_uneven_layers_stand_in_rows_of_their_own():
     assert table.note == "Word embeddings: one table. Exit heads: mean-tanh."
 
 
+def test_shared_layers_and_projected_embeddings_are_told():
+    shape = replace(FULL, owners=(0, 0, 2, 2), embedding=4)
+    side = Side.sized("shared", DIMS, shape)
+    assert layers(Report(side, ORIGINAL)).note == (
+        "Word embeddings: 4 wide, as all embeddings, then a linear layer. Layers 1 to 2 share one set of weights. "
+        "Layers 3 to 4 share one set of weights."
+    )
+    assert layers(Report(Side.sized("pair", DIMS, replace(FULL, owners=(0, 0, 2, 3))))).note == (
+        "Word embeddings: one table. Layers 1 to 2 share one set of weights."
+    )
+    assert sum(int(row[1].replace(",", "")) for row in blocks(side).rows) == side.parameters
+
+
 def test_exits_with_gaps():
     shape = replace(FULL, exits=(1, 2, 4), head=ClsTanh(), read_out=False)
     assert layers(Report(Side.sized("gaps", DIMS, shape))).rows == (("1 to 4", "2", "12", "1 to 2, 4"),)

@@ -19,7 +19,7 @@ from compresskit import training
 from compresskit.batches import LengthGrouped, collate, encode
 from compresskit.catalogue import load_catalogue
 from compresskit.data import DataOptions, load_corpus
-from compresskit.edits import AddExits
+from compresskit.edits import AddExits, ShareLayers
 from compresskit.errors import CheckpointError, CompresskitError
 from compresskit.interfaces import Distiller, Masker, MaskModule, Masks
 from compresskit.model import CompressedForSequenceClassification, wrap
@@ -539,6 +539,30 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(lesson, tmp_path, s
     teach(lesson(resumed, run=replace(run, progress=counter), **again))
     assert same(weights(resumed), weights(undisturbed))
     assert counter.told == [("training", 12, 12)]
+
+
+def test_a_stopped_training_of_shared_layers_goes_on_to_the_very_same_weights(lesson, tmp_path):
+    def sharing():
+        model = student()
+        perform(ShareLayers((0, 0), "mean"), model)
+        return model
+
+    class Stopping(Counter):
+        def advance(self, n=1):
+            self.done += n
+            if self.done >= 3:
+                raise Interruption
+
+    run, undisturbed, resumed = Run(checkpoint_steps=2), sharing(), sharing()
+    teach(lesson(undisturbed, run=run))
+    with pytest.raises(Interruption):
+        teach(lesson(sharing(), run=replace(run, progress=Stopping()), folder=tmp_path / "same"))
+    with torch.no_grad():
+        for weight in resumed.parameters():
+            weight.zero_()  # all that is right from now on comes from the checkpoint
+    teach(lesson(resumed, run=run, folder=tmp_path / "same"))
+    assert same(weights(resumed), weights(undisturbed))
+    assert len(list(resumed.parameters())) < len(list(student().parameters()))
 
 
 def test_the_seconds_before_a_stop_count_too(lesson, tmp_path):

@@ -89,6 +89,20 @@ def test_a_plan(tmp_path):
     assert summary.columns == ("", "original", "compressed", "change")
 
 
+def test_a_plan_of_shared_layers_and_projected_embeddings(tmp_path):
+    folder = save_tiny(tmp_path / "m", layers=4)
+    (tmp_path / "r.yaml").write_text(
+        "recipe: 1\nsteps:\n- {share: layers, groups: 2}\n- {prune: layers, keep: [1, 2]}\n"
+        "- {factorize: embeddings, by: svd, rank: 8}\n"
+    )
+    steps, *_ = plan_tables(make_plan(read_recipe(tmp_path / "r.yaml"), read_original(str(folder))))
+    assert steps.rows == (
+        ("1", "share", "0", "", "4 in 2 groups", "4", "64", "", ""),
+        ("2", "prune", "1", "", "2 in 1 group", "4", "64", "", ""),
+        ("3", "factorize", "2", "", "2 in 1 group", "4", "64", "8", ""),
+    )
+
+
 def test_every_row_has_its_cells(tmp_path):
     recipe = read_recipe("cost-eff-8x")
     folder = save_tiny(tmp_path / "m", layers=6, heads=6, hidden=48, neurons=96)

@@ -143,7 +143,9 @@ def _edits() -> tuple[edits.Edit, ...]:
         edits.CutHeads(3, (0, 2, 5)),
         edits.CutNeurons(3, (1, 4)),
         edits.CutLayers((0, 1, 4)),
+        edits.ShareLayers((0, 0, 2, 2), "mean"),
         edits.FactorizeEmbedding(128),
+        edits.ProjectEmbeddings(128),
         edits.AddExits((2, 4), HEAD, False),
     )
 

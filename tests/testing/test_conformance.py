@@ -100,7 +100,10 @@ def test_parametrize_names_the_checks():
 def test_no_kind():
     with pytest.raises(AssertionError) as caught:
         strategy_checks(make(Strategy))
-    assert str(caught.value) == "Odd is neither a Pruner, a Factorizer, an ExitPolicy, a Distiller, an ExitHead nor a Masker"
+    assert (
+        str(caught.value)
+        == "Odd is neither a Pruner, a Factorizer, an ExitPolicy, a Distiller, an ExitHead nor a Masker"
+    )
 
 
 # --- one flaw each
