@@ -166,6 +166,6 @@ def head_size(anatomy: Anatomy, layer: nn.Module) -> int:
 
 
 def entries(units: Sequence[int], width: int) -> Tensor:
-    """Indices along an axis of the entries of `units`, ascending: unit 2 of width 3 is 6, 7, 8."""
-    kept = torch.tensor(sorted(units), dtype=torch.long)
+    """Indices along an axis of the entries of `units`, in their order: unit 2 of width 3 is 6, 7, 8."""
+    kept = torch.tensor(list(units), dtype=torch.long)
     return (kept[:, None] * width + torch.arange(width)[None, :]).reshape(-1)

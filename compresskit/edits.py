@@ -111,6 +111,20 @@ class CutNeurons:
 
 
 @dataclass(frozen=True)
+class OrderUnits:
+    """Number the heads or neurons of a layer anew: first what is listed first. Nothing is cut."""
+
+    kind: ClassVar[str] = "order-units"
+    target: Literal["heads", "neurons"]
+    layer: int
+    order: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """The same shape."""
+        return shape
+
+
+@dataclass(frozen=True)
 class CutLayers:
     """Keep these layers, 0-based as they are before the cut, ascending."""
 
@@ -206,6 +220,7 @@ class AddExits:
 Edit: TypeAlias = (
     CutHeads
     | CutNeurons
+    | OrderUnits
     | CutLayers
     | ShareLayers
     | CutHidden

@@ -29,7 +29,7 @@ from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
-from compresskit.verbs import Distill, Finetune, Prune, Repeat, Training, Verb
+from compresskit.verbs import Distill, Finetune, Repeat, Scored, Training, Verb
 from compresskit.wording import did_you_mean
 
 
@@ -238,7 +238,7 @@ def _outsiders(verbs: Sequence[Verb]) -> Iterator[str]:
 
 
 def _teachers(verbs: Sequence[Verb]) -> list[str]:
-    return [verb.teacher for verb in verbs if isinstance(verb, (Distill, Prune)) and verb.teacher is not None]
+    return [verb.teacher for verb in verbs if isinstance(verb, (Distill, Scored)) and verb.teacher is not None]
 
 
 def _flat(verbs: Sequence[Verb]) -> Iterator[Verb]:

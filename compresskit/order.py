@@ -43,13 +43,14 @@ class Order:
         before = {
             "exit": self._exit,
             "prune": self._prune,
+            "rewire": self._rewire,
             "share": self._share,
             "factorize": self._factorize,
             "finetune": self._finetune,
         }
         excused = before[verb](options, rounds, complain) if verb in before else set()
         self.cut = self.cut or "mask" in options
-        for key in ("distill",) if verb == "distill" else ("teacher",) if verb == "prune" else ():
+        for key in ("distill",) if verb == "distill" else ("teacher",) if verb in ("prune", "rewire") else ():
             self._teacher(key, options, complain)
         if "rewind" in options and options["rewind"].plain() is True and self.factored:
             complain("rewind", "the original has no factors to begin from; take 'rewind' out, or factorize later")
@@ -90,6 +91,12 @@ class Order:
             )
         scope = options.get("scope")
         self.uneven = self.uneven or (scope is not None and scope.plain() == "global")
+        return set()
+
+    def _rewire(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
+        if self.shared:
+            complain("rewire", "layers share their weights by now, and each has an order of its own; rewire before it")
+        self.cut = True  # an original begun from anew would be in its old order
         return set()
 
     def _share(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:

@@ -16,10 +16,10 @@ from compresskit.edits import CutLayers, LayerShape, Shape, ShareLayers
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Masker, Sizes
 from compresskit.recipe import Recipe
-from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Share, Verb
+from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Scored, Share, Verb
 from compresskit.yaml_tree import Mistakes, Where
 
-Work: TypeAlias = "Finetune | Exit | Share | Factorize | Distill | tuple[Prune, ...]"
+Work: TypeAlias = "Finetune | Exit | Share | Factorize | Distill | tuple[Scored, ...]"
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,9 @@ class _Planner:
     def _one(self, work: Work, start: Shape, way: Fraction, iteration: int) -> Planned:
         """The piece of work, with the shape moved `way` of the distance from `start` to its target."""
         if isinstance(work, tuple):
-            for prune in work:
-                self._prune(prune, start, way)
+            for verb in work:
+                if isinstance(verb, Prune):
+                    self._prune(verb, start, way)
         elif isinstance(work, Share):
             self._share(work)
         elif isinstance(work, Factorize):
@@ -314,20 +315,14 @@ def spread(total: int, most: Sequence[int]) -> list[int]:
 
 
 def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
-    """Neighbouring prunes of units as one piece of work."""
-    waiting: list[Prune] = []
+    """Neighbouring prunes of units, or rewirings, as one piece of work."""
+    waiting: list[Scored] = []
     for verb in verbs:
-        if isinstance(verb, Prune) and verb.target != "layers" and all(_share_scores(verb, one) for one in waiting):
-            waiting.append(verb)
-            continue
-        if waiting:
+        if waiting and not (isinstance(verb, Scored) and all(_share_scores(verb, one) for one in waiting)):
             yield tuple(waiting)
             waiting = []
-        if isinstance(verb, Prune):
-            if verb.target == "layers":
-                yield (verb,)
-            else:
-                waiting = [verb]
+        if isinstance(verb, Scored):
+            waiting.append(verb)
         else:
             assert isinstance(verb, (Finetune, Exit, Share, Factorize, Distill, Repeat))
             yield verb
@@ -335,9 +330,9 @@ def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:
         yield tuple(waiting)
 
 
-def _share_scores(one: Prune, other: Prune) -> bool:
-    """Whether two neighbouring prunes look at the same gradients of different units."""
-    if one.target == other.target:
+def _share_scores(one: Scored, other: Scored) -> bool:
+    """Whether two neighbours do the same to different units by the same gradients."""
+    if type(one) is not type(other) or "layers" in (one.target, other.target) or one.target == other.target:
         return False
     settings = ("scope", "teacher", "loss", "portion", "batch_size", "exits", "gradient_equilibrium")
-    return all(getattr(one, name) == getattr(other, name) for name in settings)
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in settings)

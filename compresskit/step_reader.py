@@ -11,7 +11,7 @@ from compresskit.catalogue import Catalogue, try_build
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Distiller, Strategy
 from compresskit.order import Order
-from compresskit.verbs import VERBS, Factorize, Finetune, Loss, Prune, Repeat, Verb
+from compresskit.verbs import VERBS, Factorize, Finetune, Loss, Prune, Repeat, Scored, Verb
 from compresskit.wording import complaint, did_you_mean, nearest, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
@@ -199,7 +199,7 @@ class _Step:
     def _default_loss(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The labels, for a pruner that looks at data and isn't told what to look for."""
         by = values.get("by")
-        if self.verb is not Prune or by is None or values.get("loss") or not by.needs_data:
+        if not issubclass(self.verb, Scored) or by is None or values.get("loss") or not by.needs_data:
             return {}
         if values.get("teacher") is not None:
             self._at("teacher", "a teacher but no loss; say what is learned from it, such as 'loss: predictions'")
@@ -272,11 +272,11 @@ class _Losses:
         named = "teacher" in given and given["teacher"].value is not None
         for name, loss in losses.items():
             where = node.at((name,)).where
-            if self.verb is Prune and loss.after > 0:
+            if issubclass(self.verb, Scored) and loss.after > 0:
                 self._say(where, f"{name}: 'after' means nothing here, as pruning trains nothing; take it out")
-            if self.verb is Prune and loss.distiller.needs_teacher and not named:
+            if issubclass(self.verb, Scored) and loss.distiller.needs_teacher and not named:
                 self._say(where, f"the loss '{name}' needs a teacher; add 'teacher: NAME'")
-            if self.verb is Prune and loss.distiller.projects:
+            if issubclass(self.verb, Scored) and loss.distiller.projects:
                 self._say(
                     where, f"the loss '{name}' trains a projection along, and pruning trains nothing; take it out"
                 )

@@ -23,6 +23,7 @@ from compresskit.edits import (
     CutNeurons,
     Edit,
     FactorizeEmbedding,
+    OrderUnits,
     ProjectEmbeddings,
     Shape,
     ShareLayers,
@@ -37,7 +38,7 @@ from compresskit.scoring import ScoreContext, Scoring
 from compresskit.surgery import fold, perform, word_embedding
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
-from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Share, Training
+from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Rewire, Scored, Share, Training
 
 
 @dataclass
@@ -132,7 +133,7 @@ def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
         return _factorize(work, planned.shape, number, workshop)
     if isinstance(work, Distill):
         return _distill(work, planned.iteration, number, workshop)
-    return _prune(work, planned.shape, number, workshop)
+    return _score(work, planned.shape, number, workshop)
 
 
 def _finetune(verb: Finetune, number: int, workshop: Workshop) -> Done:
@@ -201,22 +202,34 @@ def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -
     return Done((edit,))
 
 
-def _prune(verbs: Sequence[Prune], shape: Shape, number: int, workshop: Workshop) -> Done:
-    """Score every group first, then cut, so that one pass of gradients serves heads and neurons."""
+def _score(verbs: Sequence[Scored], shape: Shape, number: int, workshop: Workshop) -> Done:
+    """Score every group first, then cut or rewire, so that one pass of gradients serves heads and neurons."""
     began, model = time.perf_counter(), workshop.model
-    if verbs[0].target == "layers":
-        assert isinstance(verbs[0].keep, tuple)
-        edits: list[Edit] = [CutLayers(tuple(number - 1 for number in verbs[0].keep))]
-    else:
-        context = _context(verbs, number, workshop)
-        edits = [edit for verb in verbs for edit in _cuts(verb, shape, context, model)]
+    context = _context(verbs, number, workshop)
+    edits: list[Edit] = []
+    for verb in verbs:
+        if isinstance(verb, Rewire):
+            edits += _orders(verb, context, model)
+        elif isinstance(verb, Prune) and isinstance(verb.keep, tuple):
+            edits.append(CutLayers(tuple(layer - 1 for layer in verb.keep)))
+        elif isinstance(verb, Prune):
+            edits += _cuts(verb, shape, context, model)
     for edit in edits:
         perform(edit, model)
     return Done(tuple(edits), time.perf_counter() - began if _look_at_data(verbs) else 0.0)
 
 
-def _look_at_data(verbs: Sequence[Prune]) -> bool:
-    return any(verb.by is not None and verb.by.needs_data for verb in verbs)
+def _look_at_data(verbs: Sequence[Scored]) -> bool:
+    return any(strategy.needs_data for verb in verbs for strategy in verb.strategies() if isinstance(strategy, Pruner))
+
+
+def _orders(verb: Rewire, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
+    found = [group for group in groups(model.anatomy, model.network, verb.target) if group.units]
+    scores = [_scores(verb.by, group, context) for group in found]
+    return [
+        OrderUnits(verb.target, group.layer, tuple(torch.sort(own, descending=True, stable=True).indices.tolist()))
+        for group, own in zip(found, scores, strict=True)
+    ]
 
 
 def _cuts(verb: Prune, shape: Shape, context: ScoreContext, model: CompressedForSequenceClassification) -> list[Edit]:
@@ -274,7 +287,7 @@ def best_of_all(scores: Sequence[torch.Tensor], keep: int, least: int) -> list[t
     return kept
 
 
-def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreContext:
+def _context(verbs: Sequence[Scored], number: int, workshop: Workshop) -> ScoreContext:
     """What the verbs' pruners share; the verbs have the same loss."""
     generator, verb = _generator(workshop, number), verbs[0]
     if not _look_at_data(verbs):
@@ -287,7 +300,8 @@ def _context(verbs: Sequence[Prune], number: int, workshop: Workshop) -> ScoreCo
     model = workshop.model
     exits = model.exit_layers if verb.exits == "all" else (model.depth,)
     # It scales the gradients of a whole layer, which layers that compete must not be.
-    equilibrium = verb.gradient_equilibrium and len(exits) > 1 and verb.scope == "layer"
+    competing = isinstance(verb, Prune) and verb.scope == "global"
+    equilibrium = verb.gradient_equilibrium and len(exits) > 1 and not competing
     scoring = Scoring(
         model,
         rows,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from compresskit.edits import (
     CutRank,
     Edit,
     FactorizeEmbedding,
+    OrderUnits,
     ProjectEmbeddings,
     Shape,
     ShareLayers,
@@ -40,24 +42,12 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
     Raises:
         SurgeryError: the edit does not fit the model or would leave nothing of it.
     """
-    if isinstance(edit, CutHeads):
-        _cut_units(model, "heads", edit.layer, edit.keep)
-    elif isinstance(edit, CutNeurons):
-        _cut_units(model, "neurons", edit.layer, edit.keep)
-    elif isinstance(edit, CutLayers):
-        _cut_layers(model, edit)
-    elif isinstance(edit, CutHidden):
-        _cut_hidden(model, edit.keep)
-    elif isinstance(edit, CutRank):
-        _cut_rank(model, edit.keep)
-    elif isinstance(edit, ShareLayers):
-        _share_layers(model, edit)
-    elif isinstance(edit, FactorizeEmbedding):
+    if isinstance(edit, FactorizeEmbedding):
         _factorize_embedding(model, edit, factors)
     elif isinstance(edit, ProjectEmbeddings):
         _project_embeddings(model, edit, factors)
     else:
-        _add_exits(model, edit)
+        HOW[type(edit)](model, edit)
     model.train(model.training)  # new parts begin in train mode, whatever the model is in
     model.shape = model.shape.after(edit)
     if isinstance(edit, ShareLayers):
@@ -153,21 +143,10 @@ def _scale_outputs(module: nn.Module, factors: Tensor) -> None:
 
 
 def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
-    if not 0 <= index < model.depth:
-        raise SurgeryError(
-            f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
-        )
-    if model.shape.owners:
-        raise SurgeryError(
-            f"layers share their weights, so {target} of layer {index + 1} can't be cut alone; cut before sharing"
-        )
-    now = getattr(model.shape.layers[index], target)
+    layer, now = _units(model, target, index)
     if keep:
         _check_kept(f"{target} of layer {index + 1}", keep, now)
-    layer = layers(model.anatomy, model.network)[index]
-    width = head_size(model.anatomy, layer) if target == "heads" else 1
-    for piece in model.anatomy.slices(target):
-        _cut_linear(linear(layer, piece.path), piece.dim, entries(keep, width))
+    width = _choose_units(model.anatomy, layer, target, keep)
     if target == "heads" and model.anatomy.head_count is not None:
         path, _, name = model.anatomy.head_count.rpartition(".")
         owner = find(layer, path)
@@ -176,6 +155,41 @@ def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]
             setattr(owner, "all_head_size", len(keep) * width)  # noqa: B010 - mypy takes the attribute for a Module
     if target == "heads" and not keep:
         _remove_attention(model.anatomy, layer)
+
+
+def _order_units(model: Model, edit: OrderUnits) -> None:
+    layer, now = _units(model, edit.target, edit.layer)
+    if sorted(edit.order) != list(range(now)):
+        raise SurgeryError(
+            f"{list(edit.order)} does not put the {now} {edit.target} of layer {edit.layer + 1} in order; "
+            f"name each from 0 to {now - 1} once"
+        )
+    _choose_units(model.anatomy, layer, edit.target, edit.order)
+
+
+def _units(model: Model, target: UnitTarget, index: int) -> tuple[nn.Module, int]:
+    """A layer, and how many units of a kind it has.
+
+    Raises:
+        SurgeryError: there is no such layer, or it shares its weights.
+    """
+    if not 0 <= index < model.depth:
+        raise SurgeryError(
+            f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
+        )
+    if model.shape.owners:
+        raise SurgeryError(
+            f"layers share their weights, so {target} of layer {index + 1} can't be cut alone; cut before sharing"
+        )
+    return layers(model.anatomy, model.network)[index], getattr(model.shape.layers[index], target)
+
+
+def _choose_units(anatomy: Anatomy, layer: nn.Module, target: UnitTarget, chosen: Sequence[int]) -> int:
+    """Take these units alone, in this order; returns the width of one."""
+    width = head_size(anatomy, layer) if target == "heads" else 1
+    for piece in anatomy.slices(target):
+        _cut_linear(linear(layer, piece.path), piece.dim, entries(chosen, width))
+    return width
 
 
 def _remove_attention(anatomy: Anatomy, layer: nn.Module) -> None:
@@ -455,3 +469,16 @@ def _check_kept(what: str, keep: Sequence[int], now: int) -> None:
         raise SurgeryError(
             f"cannot keep {list(keep)} of the {now} {what}; give different numbers from 0 to {now - 1}, rising"
         )
+
+
+HOW: Mapping[type[Edit], Callable[[Model, Any], None]] = {
+    CutHeads: lambda model, edit: _cut_units(model, "heads", edit.layer, edit.keep),
+    CutNeurons: lambda model, edit: _cut_units(model, "neurons", edit.layer, edit.keep),
+    OrderUnits: _order_units,
+    CutLayers: _cut_layers,
+    ShareLayers: _share_layers,
+    CutHidden: lambda model, edit: _cut_hidden(model, edit.keep),
+    CutRank: lambda model, edit: _cut_rank(model, edit.keep),
+    AddExits: _add_exits,
+}
+"""Who performs an edit that needs nothing but the model."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, ValidationInfo, field_validator
 from pydantic.json_schema import WithJsonSchema
@@ -140,8 +140,9 @@ class Verb(BaseModel):
 
     @classmethod
     def options(cls) -> dict[str, str]:
-        """Recipe key to field name, in order."""
-        return {field.alias or key: key for key, field in cls.model_fields.items() if key not in ("line", "label")}
+        """Recipe key to field name, the verb itself first, then who decides."""
+        names = {field.alias or key: key for key, field in cls.model_fields.items() if key not in ("line", "label")}
+        return {key: names[key] for key in sorted(names, key=lambda key: (key != cls.name, key != "by"))}
 
     def strategies(self) -> list[Strategy]:
         """Every strategy that decides something in this step."""
@@ -228,12 +229,51 @@ class Exit(Verb):
     """Weights to go on from: those of now, or the original's as they were given."""
 
 
-class Prune(Verb):
+class Scored(Verb):
+    """The options of every verb that scores units."""
+
+    slots: ClassVar[dict[str, str]] = {"by": "pruner"}
+    losses: ClassVar[tuple[str, ...]] = ("loss",)
+
+    if TYPE_CHECKING:
+        target: str  # each verb's own, and of its own type
+    teacher: str | None = None
+    """Saved name or folder of the teacher that the loss needs."""
+    loss: Losses = {}
+    """The loss whose gradients the pruner sees; `labels` where nothing is said and there is no teacher."""
+    portion: float = Field(default=1.0, gt=0)
+    """Rows drawn from the training data, with replacement, as a fraction of them."""
+    batch_size: int = Field(default=32, ge=1)
+    """Examples per gradient."""
+    exits: Exits = "all"
+    """Exits whose losses count."""
+    gradient_equilibrium: bool = True
+    """Give each layer the mean, not the sum, of the gradients of the exits above it; never with `scope: global`."""
+
+    @classmethod
+    def options(cls) -> dict[str, str]:
+        """What is done first, then how scores are made."""
+        return dict(sorted(super().options().items(), key=lambda item: item[1] in Scored.model_fields))
+
+
+class Rewire(Scored):
+    """Number the heads or neurons of each layer anew, the best first, so that the first ones are the best sub-network.
+
+    Nothing is cut, and answers stay as they are (Hou et al. 2020, arXiv:2004.04037, section 2.1).
+    """
+
+    name: ClassVar[str] = "rewire"
+
+    target: Literal["heads", "neurons"] = Field(alias="rewire")
+    """What is numbered anew."""
+    by: Annotated[Pruner, ANYTHING]
+    """Pruner, whose scores say who is best."""
+
+
+class Prune(Scored):
     """Keep the best heads or neurons of each layer, or a list of layers."""
 
     name: ClassVar[str] = "prune"
-    slots: ClassVar[dict[str, str]] = {"by": "pruner"}
-    losses: ClassVar[tuple[str, ...]] = ("loss",)
 
     target: Literal["heads", "neurons", "layers"] = Field(alias="prune")
     """What is cut."""
@@ -250,18 +290,6 @@ class Prune(Verb):
     """Who competes: the units of a layer, for as many places in each, or those of all layers."""
     least: int = Field(default=1, ge=1)
     """With `scope: global`, units that every layer keeps, however low they score."""
-    teacher: str | None = None
-    """Saved name or folder of the teacher that the loss needs."""
-    loss: Losses = {}
-    """The loss whose gradients the pruner sees; `labels` where nothing is said and there is no teacher."""
-    portion: float = Field(default=1.0, gt=0)
-    """Rows drawn from the training data, with replacement, as a fraction of them."""
-    batch_size: int = Field(default=32, ge=1)
-    """Examples per gradient."""
-    exits: Exits = "all"
-    """Exits whose losses count."""
-    gradient_equilibrium: bool = True
-    """Give each layer the mean, not the sum, of the gradients of the exits above it; never with `scope: global`."""
 
     @field_validator("by", mode="after")
     @classmethod
@@ -344,7 +372,7 @@ class Repeat(Verb):
 
 
 VERBS: Mapping[str, type[Verb]] = {
-    verb.name: verb for verb in (Finetune, Exit, Prune, Share, Factorize, Distill, Repeat)
+    verb.name: verb for verb in (Finetune, Exit, Prune, Rewire, Share, Factorize, Distill, Repeat)
 }
 
 

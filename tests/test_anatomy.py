@@ -75,7 +75,7 @@ def test_an_unknown_family_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("units", "width", "expected"),
-    [((2,), 3, [6, 7, 8]), ((0, 2), 2, [0, 1, 4, 5]), ((3, 1), 1, [1, 3]), ((), 4, [])],
+    [((2,), 3, [6, 7, 8]), ((0, 2), 2, [0, 1, 4, 5]), ((3, 1), 1, [3, 1]), ((), 4, [])],
 )
 def test_entries_of_units(units, width, expected):
     assert entries(units, width).tolist() == expected

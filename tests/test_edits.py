@@ -16,6 +16,7 @@ from compresskit.edits import (
     CutRank,
     FactorizeEmbedding,
     LayerShape,
+    OrderUnits,
     ProjectEmbeddings,
     Shape,
     ShareLayers,
@@ -30,7 +31,7 @@ EXITED = PLAIN.after(AddExits((2, 3, 4), MeanTanh(), False))
 SHARED = PLAIN.after(ShareLayers((0, 0, 2, 2), "mean"))
 KNOWN = (
     "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-neurons, cut-rank, factorize-embedding, "
-    "project-embeddings, share-layers); "
+    "order-units, project-embeddings, share-layers); "
     "update compresskit to read it"
 )
 
@@ -38,6 +39,10 @@ RECORDS = [
     (CutHeads(3, (0, 2, 5)), {"edit": "cut-heads", "layer": 3, "keep": [0, 2, 5]}),
     (CutNeurons(0, (7,)), {"edit": "cut-neurons", "layer": 0, "keep": [7]}),
     (CutHeads(1, ()), {"edit": "cut-heads", "layer": 1, "keep": []}),
+    (
+        OrderUnits("heads", 1, (2, 0, 1)),
+        {"edit": "order-units", "target": "heads", "layer": 1, "order": [2, 0, 1]},
+    ),
     (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
     (CutHidden((0, 2, 3)), {"edit": "cut-hidden", "keep": [0, 2, 3]}),
     (CutRank((1,)), {"edit": "cut-rank", "keep": [1]}),

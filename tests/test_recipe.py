@@ -147,7 +147,7 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
                 step,
                 3,
                 (
-                    "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, share, factorize, "
+                    "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, rewire, share, factorize, "
                     "distill, repeat"
                 ),
             )

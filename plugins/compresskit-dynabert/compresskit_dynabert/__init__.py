@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compresskit import Distiller, hookimpl
+from compresskit import Strategy, hookimpl
+from compresskit_dynabert.subnetworks import DynaBert, First, KeptStates, SlopeOfGates
 
-__all__ = ["compresskit_strategies"]
+__all__ = ["DynaBert", "First", "KeptStates", "SlopeOfGates", "compresskit_strategies"]
 
 
 @hookimpl
-def compresskit_strategies() -> Iterable[type[Distiller]]:
+def compresskit_strategies() -> Iterable[type[Strategy]]:
     """What this distribution offers."""
-    return []
+    return [DynaBert, First, KeptStates, SlopeOfGates]

@@ -1,0 +1,179 @@
+"""Sub-networks are the right prefixes and layers, rewiring moves no answer, and one is cut out as it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_dynabert import DynaBert, First, KeptStates, SlopeOfGates
+from compresskit_dynabert.subnetworks import kept_layers
+from transformers import AutoModelForSequenceClassification
+
+from compresskit import Sizes, Trace, UnitTrace
+from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import load
+from compresskit.errors import CompresskitError, RecipeError
+from compresskit.masking import sizes_of
+from compresskit.model import wrap
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
+from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
+QUICK = (
+    "steps.0.finetune.epochs=0.2",
+    "steps.3.epochs=0.2",
+    "steps.4.epochs=0.2",
+    "steps.3.mask={dynabert: {widths: [1.0, 0.5]}}",
+    "steps.4.mask={dynabert: {widths: [1.0, 0.5], depths: [1.0, 0.75]}}",
+)
+
+
+@pytest.mark.parametrize(
+    **parametrize(DynaBert(), DynaBert((1.0, 0.5), (1.0, 0.5)), KeptStates(), SlopeOfGates(), First())
+)
+def test_is_a_good_strategy(check):
+    check()
+
+
+# --- sub-networks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [(1.0, tuple(range(12))), (0.75, (0, 1, 2, 4, 5, 6, 8, 9, 10)), (0.5, (0, 2, 4, 6, 8, 10)), (0.01, ())],
+)
+def test_d3_the_layers_of_a_depth(share, kept):
+    assert kept_layers(12, share) == kept
+
+
+def test_a_width_takes_the_first_heads_and_neurons():
+    module = DynaBert((0.25,)).build(BERT)
+    masks = module.masks(0, 0, 1)
+    assert masks.heads[7].nonzero().flatten().tolist() == [0, 1, 2]
+    assert masks.neurons[7].nonzero().flatten().tolist() == list(range(768))
+    assert masks.layers == (True,) * 12
+
+
+def test_at_least_one_head_is_in_every_width():
+    masks = DynaBert((0.1,)).build(BERT).masks(0, 0, 1)
+    assert [int(heads.sum()) for heads in masks.heads] == [1] * 12
+
+
+def test_every_width_at_every_depth_makes_a_pass_the_largest_first():
+    module = DynaBert((0.5, 1.0), (0.5, 1.0)).build(BERT)
+    seen = [module.masks(number, 0, 1) for number in range(module.passes)]
+    assert [(sum(masks.layers), int(masks.heads[0].sum())) for masks in seen] == [(12, 12), (12, 6), (6, 12), (6, 6)]
+
+
+def test_a_depth_that_leaves_nothing_is_a_mistake(tmp_path):
+    path = tmp_path / "r.yaml"
+    step = "finetune: {when: always, epochs: 1, mask: {dynabert: {depths: [0.1]}}}"
+    path.write_text(f"recipe: 1\nname: some\nsteps:\n  - {step}\n")
+    original = load(str(save_tiny(tmp_path / "model", layers=3))).original
+    with pytest.raises(RecipeError) as caught:
+        make_plan(read_recipe(path), original)
+    assert str(caught.value).endswith(
+        "line 4: steps[0] finetune: mask dynabert has a depth of 0.1, which leaves none of 3 layers; leave it out"
+    )
+
+
+# --- what they learn -------------------------------------------------------------------------------------------------
+
+
+def trace(*values):
+    """Hidden states of one number each, for a text of two tokens and one that is padded."""
+    states = tuple(torch.full((1, 3, 1), float(value)) for value in values)
+    return Trace({1: torch.zeros(1, 2)}, states, torch.tensor([[1, 1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("mine", "taught"),
+    [(12, list(range(13))), (9, [0, 1, 2, 4, 5, 6, 8, 9, 10, 12]), (6, [0, 2, 4, 6, 8, 10, 12]), (0, [0])],
+)
+def test_each_state_learns_from_that_of_its_kept_layer_and_the_last_from_the_last(mine, taught):
+    teacher = trace(*range(13))
+    assert float(KeptStates().loss(trace(*taught), teacher, {})) == 0
+    # One state off by 3 costs 9, whichever it is.
+    for place in range(mine + 1):
+        off = [value + 3 * (place == index) for index, value in enumerate(taught)]
+        assert float(KeptStates().loss(trace(*off), teacher, {})) == 9
+
+
+def test_a_teacher_of_another_width_is_refused():
+    wide = Trace({1: torch.zeros(1, 2)}, (torch.zeros(1, 3, 2),), torch.ones(1, 3))
+    with pytest.raises(CompresskitError) as caught:
+        KeptStates().loss(trace(0), wide, {})
+    assert str(caught.value) == (
+        "kept-states: the teacher's hidden states are of another size than the student's; distil by predictions alone, "
+        "or from a teacher of the same hidden size"
+    )
+
+
+def test_the_slope_of_a_gate_adds_tokens_before_and_examples_after_the_absolute_value():
+    outputs = torch.ones(2, 3, 1, 1)
+    gradients = torch.tensor([[1.0, -1.0, 5.0], [2.0, 1.0, -4.0]]).reshape(2, 3, 1, 1)
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    seen = SlopeOfGates().observe(UnitTrace(outputs, gradients, mask))
+    assert seen.flatten().tolist() == [0.0, 1.0]
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A DynaBERT of four layers, and what was done to it."""
+    folder = tmp_path_factory.mktemp("dynabert")
+    apply_tiny(RECIPES / "dynabert.yaml", folder, *QUICK, layers=4)
+    return folder / "out"
+
+
+def batch():
+    ids = torch.randint(5, 50, (4, 9), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+
+
+def test_rewiring_moves_no_answer(made):
+    before, after = (
+        AutoModelForSequenceClassification.from_pretrained(made / "steps" / step)
+        for step in ("01-finetune", "02-rewire")
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(after(**batch()).logits, before(**batch()).logits, atol=1e-5, rtol=1e-5)
+    moved = [
+        not torch.equal(one.attention.self.query.weight, other.attention.self.query.weight)
+        for one, other in zip(before.body, after.body, strict=True)
+    ]
+    assert any(moved)
+
+
+def test_a_sub_network_that_is_cut_out_answers_as_it_was_trained(made, tmp_path):
+    whole = AutoModelForSequenceClassification.from_pretrained(made)
+    module = DynaBert((0.5,), (0.75,)).build(sizes_of(whole))
+    with torch.no_grad():
+        asked = whole.trace(batch(), masks=module.masks(0, 0, 1)).last
+    from compresskit.apply import apply
+    from compresskit.data import DataOptions
+    from compresskit.run import Run
+
+    kept = [layer + 1 for layer in kept_layers(4, 0.75)]
+    recipe = read_recipe(RECIPES / "dynabert-subnetwork.yaml", [f"steps.2.keep={kept}"])
+    apply(recipe, str(made), None, DataOptions(), tmp_path / "out", Run())
+    cut = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(cut(**batch()).logits, asked, atol=1e-5, rtol=1e-4)
+    assert [(layer.heads, layer.neurons) for layer in cut.shape.layers] == [(2, 32)] * 3
+
+
+def test_the_best_units_come_first():
+    """A model whose heads are worth what their position says is in reverse order afterwards."""
+    from compresskit.edits import OrderUnits
+    from compresskit.surgery import perform
+
+    model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
+    rows = model.body[0].attention.self.query.weight.detach().clone()
+    perform(OrderUnits("heads", 0, (3, 2, 1, 0)), model)
+    assert torch.equal(model.body[0].attention.self.query.weight, rows.reshape(4, 8, 32).flip(0).reshape(32, 32))
