@@ -281,6 +281,8 @@ recipe: 1
 name: one
 steps:
 - finetune: {epochs: 3}
+- {prune: neurons, by: magnitude, keep: 1/2}
+- {factorize: word-embeddings, by: svd, rank: 1/2}
 - {exit: all, by: entropy, with: {threshold: 0.69}}
 - {distill: teacher, by: predictions, epochs: 3}
 """
