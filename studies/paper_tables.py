@@ -133,7 +133,7 @@ def dial(results: Results) -> Iterator[str]:
 def as_set(runs: Sequence[Run], data: str) -> list[str]:
     """Dial, FLOPs reduction, scores and milliseconds of leaving early as the recipe says."""
     own = [run.line["evaluation"]["operating_point"] for run in runs]
-    setting = ", ".join(str(value) for value in own[0]["policy"].values())
+    setting = f"{own[0]['policy']['by']}, {own[0]['threshold']:g}"
     cost = statistics.mean(point["flops_reduction"] for point in own)
     scores = [plus_minus([point[metric] for point in own], data) for metric in METRICS[data]]
     return [setting, f"{cost:.2f}", *scores, *milliseconds(cell_of(runs), "leaving early")]

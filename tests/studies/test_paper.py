@@ -44,7 +44,7 @@ ROWS = Rows(labels=(1, 0, 1, 1), tokens=(9, 5, 7, 8))
 def line(name, seed, answers, early="", exits="", data="mrpc", **more):
     """What is kept of a run, with answers by layer; the original costs 80, and each layer of it 10."""
     per_exit = [{"exit": n, "accuracy": 0.5 + n / 100 + seed / 1000, "f1": 0.5} for n in answers]
-    point = {"policy": {"by": "entropy", "threshold": 0.3}, "flops_reduction": 4.0, "value": 0.4}
+    point = {"policy": {"by": "entropy", "more": 1}, "threshold": 0.3, "flops_reduction": 4.0, "value": 0.4}
     point |= {"accuracy": 0.5, "f1": 0.4}
     sweep = [{"flops_reduction": reduction, "value": value} for reduction, value in ((1.0, 0.9), (40.0, 0.51))]
     evaluation = {
