@@ -80,19 +80,33 @@ class Answers:
 
     Args:
         labels: what is right.
-        last: at full depth.
+        tokens: of each row, without padding, after cutting.
+        per_exit: by 1-based layer, as if every row left there.
         early: leaving early by the policy as it is, or None.
         exits: 1-based layer at which each row left, or None.
     """
 
     labels: tuple[float, ...]
-    last: tuple[float, ...]
+    tokens: tuple[int, ...]
+    per_exit: Mapping[int, tuple[float, ...]]
     early: tuple[float, ...] | None = None
     exits: tuple[int, ...] | None = None
 
+    @property
+    def last(self) -> tuple[float, ...]:
+        """At full depth."""
+        return self.per_exit[max(self.per_exit)]
+
     def to_json(self) -> dict[str, Any]:
         """What `compresskit evaluate --answers` writes, beside the task."""
-        return {"labels": self.labels, "answers": self.last, "leaving_early": self.early, "exits": self.exits}
+        return {
+            "labels": self.labels,
+            "tokens": self.tokens,
+            "answers": self.last,
+            "leaving_early": self.early,
+            "exits": self.exits,
+            "per_exit": {str(layer): said for layer, said in self.per_exit.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -195,7 +209,7 @@ def evaluate(
         policy={"by": policy.name, **options_of(type(policy)).dump_python(policy, mode="json")} if policy else None,
         own=points[0] if points else None,
         confusion=confusion(task, said[last], labels),
-        answers=_answers(policy, logits, signals, labels, task),
+        answers=_answers(policy, logits, signals, rows, task),
         milliseconds=time_rows(model, rows, collate, run).model if latency else (),
     )
 
@@ -204,16 +218,17 @@ def _answers(
     policy: ExitPolicy | None,
     logits: Mapping[int, Tensor],
     signals: Mapping[int, Tensor],
-    labels: Tensor,
+    rows: Encoded,
     task: Task,
 ) -> Answers:
-    last = max(logits)
-    truth, final = tuple(labels.tolist()), tuple(predictions(task, logits[last]).tolist())
+    labels = tuple(rows.labels[list(rows.rows)].tolist())
+    said = {layer: tuple(predictions(task, answer).tolist()) for layer, answer in logits.items()}
+    found = Answers(labels, tuple(rows.lengths), said)
     if policy is None:
-        return Answers(truth, final)
-    left = simulate(policy, logits, last, signals)
+        return found
+    left = simulate(policy, logits, max(logits), signals)
     early = predictions(task, _left_with(logits, left))
-    return Answers(truth, final, tuple(early.tolist()), tuple(left.tolist()))
+    return dataclasses.replace(found, early=tuple(early.tolist()), exits=tuple(left.tolist()))
 
 
 def _left_with(logits: Mapping[int, Tensor], left: Tensor) -> Tensor:

@@ -264,6 +264,21 @@ def test_a_number_has_no_entropy_so_nobody_leaves():
     assert found.to_json()["confusion"] == {"last_exit": [], "operating_point": []}
 
 
+def test_every_row_has_its_length_and_an_answer_at_each_exit():
+    """Texts differ in length, and rows are answered by length but told in their order."""
+    model = multi_exit()
+    rows = encoded(model)
+    found = evaluate(model, rows, PADDED, TASK, Run(), latency=False).answers
+    assert found.tokens == tuple(len(rows[row]["input_ids"]) for row in range(ROWS))
+    assert len(set(found.tokens)) > 1
+    logits, _ = exit_answers(model, rows, PADDED, Run())
+    assert found.per_exit == {number: tuple(answer.argmax(-1).tolist()) for number, answer in logits.items()}
+    assert found.last == found.per_exit[3] != found.per_exit[1]
+    assert found.early == tuple(found.per_exit[left][row] for row, left in enumerate(found.exits))
+    assert len(set(found.exits)) > 1
+    assert json.loads(json.dumps(found.to_json()))["per_exit"].keys() == {"1", "2", "3"}
+
+
 def test_without_exits_there_is_nothing_to_sweep():
     model = tiny_compressed()
     found = evaluate(model, encoded(model), PADDED, TASK, Run())

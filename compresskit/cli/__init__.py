@@ -161,7 +161,7 @@ def report(
 @data_options
 @option("--seed", type=click.IntRange(0, SEEDS), default=42, show_default=True, metavar="N", help="Of the rows drawn.")
 @option("--thresholds", metavar="T[,T...]", help="Exit thresholds to try, in place of the usual ones.")
-@option("--answers", type=folder, metavar="FILE", help="Write each row's label, answer and exit as JSON.")
+@option("--answers", type=folder, metavar="FILE", help="Write each row's label, length and answers as JSON.")
 @timing_option
 @run_options
 @json_option

@@ -10,10 +10,10 @@ import html
 import io
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compresskit.sweep.results import CONVENTION, Cell
 from compresskit.tables import Table
@@ -84,9 +84,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
     FigureCanvasAgg(figure)
     look = styles([cell.run for cell in cells])
     first = cells[0]
-    seeds = max(len(cell.values) for cell in cells)
-    told = f"{seeds} seeds" if seeds > 1 else "1 seed"
-    figure.suptitle(f"{first.data}, {first.checkpoint} (n = {first.rows:,} rows, {told})")
+    figure.suptitle(f"{first.data}, {first.checkpoint} ({_counted(cells)})")
     axes = figure.subplots(2, 2).flat
     whole = [cell.values for cell in cells]
     # Where examples leave early, what was measured is the time and the score of that.
@@ -103,6 +101,52 @@ def draw(cells: Sequence[Cell]) -> Figure:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def draw_panels(groups: Mapping[str, Sequence[Cell]], what: Literal["curves", "exits"]) -> Figure:
+    """A panel for each data set, side by side, in which every run looks the same.
+
+    Args:
+        groups: the runs to be shown, by the title of their panel; a panel without one says so.
+        what: `curves` for scores against FLOPs along every setting of leaving early, where a run that nobody leaves is
+            one point; `exits` for the score of each exit.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    figure = Figure(figsize=(4.2 * len(groups), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    look = styles(list(dict.fromkeys(cell.run for cells in groups.values() for cell in cells)))
+    for axes, (title, cells) in zip(figure.subplots(1, len(groups), squeeze=False).flat, groups.items(), strict=True):
+        axes.set_title(f"{title} ({_counted(cells)})" if cells else title, fontsize=10)
+        if cells:
+            _panel(axes, cells, look, what)
+        else:
+            axes.text(0.5, 0.5, "no run yet", ha="center", transform=axes.transAxes, color=GREY)
+    if look:
+        handles = [Line2D([], [], label=run, markersize=5, linewidth=1, **style) for run, style in look.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _panel(axes: Axes, cells: Sequence[Cell], look: dict[str, Style], what: Literal["curves", "exits"]) -> None:
+    if what == "exits":
+        _exits(axes, cells, look)
+        return
+    _curves(axes, cells, look)
+    for cell in cells:
+        if not cell.curve:
+            axes.plot(cell.gflops, cell.mean, markersize=7, **{**look[cell.run], "linestyle": ""})
+    axes.set_xlabel(f"GFLOPs per text of 128 tokens ({CONVENTION})")
+    axes.set_ylabel(cells[0].metric)
+    axes.grid(color="#dddddd", linewidth=0.5)
+
+
+def _counted(cells: Sequence[Cell]) -> str:
+    """Rows and seeds that scores are of."""
+    seeds = max(len(cell.values) for cell in cells)
+    return f"n = {cells[0].rows:,} rows, {seeds} seeds" if seeds > 1 else f"n = {cells[0].rows:,} rows, 1 seed"
 
 
 def _against(

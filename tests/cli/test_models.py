@@ -246,9 +246,9 @@ def test_answers_are_written_to_a_new_file_alone(command, compressed, data, tmp_
     written = command(*told, tmp_path / "answers.json")
     assert f"32 answers written to {tmp_path / 'answers.json'}" in written.stderr
     found = json.loads((tmp_path / "answers.json").read_text())
-    assert {key: len(found[key]) for key in ("labels", "answers", "leaving_early", "exits")} == {
-        "labels": 32, "answers": 32, "leaving_early": 32, "exits": 32
-    }  # fmt: skip
+    lists = ("labels", "tokens", "answers", "leaving_early", "exits")
+    assert {key: len(found[key]) for key in lists} == dict.fromkeys(lists, 32)
+    assert {len(said) for said in found["per_exit"].values()} == {32}
     for place, why in (
         (tmp_path / "answers.json", "is there already"),
         (tmp_path / "no" / "a", "is in a folder that is not there"),

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from compresskit.sweep.charts import COLOURS, MARKERS, draw, frontier, styles, write_charts
+from compresskit.sweep.charts import COLOURS, MARKERS, draw, draw_panels, frontier, styles, write_charts
 from compresskit.sweep.results import Cell, tables
 
 
@@ -69,6 +69,35 @@ def test_each_run_is_where_it_belongs():
     assert lines_of(milliseconds)[early, (3.0,)] == [0.7]  # the mean of what leaving early came to
     assert lines_of(exits)[early, (1.0, 2.0)] == [0.6, 0.7]
     assert not any(colour == plain for colour, _ in lines_of(exits))
+
+
+def test_panels_show_data_sets_side_by_side_in_the_same_looks():
+    figure = draw_panels({"one": CELLS, "two": CELLS[1:], "three": []}, "curves")
+    assert [axes.get_title() for axes in figure.axes] == [
+        "one (n = 100 rows, 2 seeds)",
+        "two (n = 100 rows, 2 seeds)",
+        "three",
+    ]
+    first, second, third = figure.axes
+    plain, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
+    assert lines_of(first) == {
+        (early, (10.0, round(10 / 3, 6))): [0.8, 0.5],
+        (plain, (5.0,)): [0.85],
+    }
+    assert lines_of(second) == {(early, (10.0, round(10 / 3, 6))): [0.8, 0.5]}
+    assert [text.get_text() for text in third.texts] == ["no run yet"]
+    assert first.get_xlabel() == "GFLOPs per text of 128 tokens (flops_all)"
+    assert first.get_ylabel() == "accuracy"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["plain", "early <b>"]
+
+
+def test_panels_of_exits():
+    figure = draw_panels({"one": CELLS}, "exits")
+    _, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
+    assert lines_of(figure.axes[0]) == {(early, (1.0, 2.0)): [0.6, 0.7]}
+    assert figure.axes[0].get_xlabel() == "exit after layer"
+    assert not draw_panels({"none": []}, "exits").legends
 
 
 def test_the_page_and_the_pictures(tmp_path):

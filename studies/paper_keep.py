@@ -1,0 +1,127 @@
+"""Keeps of a sweep of recipes/studies/paper.yaml what docs/results/paper.md needs: no texts and no paths."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paper_results import ROOT, STUDY, Run, accuracy, digits, rows_of, run_of
+
+from compresskit.sweep.runner import read_results
+from compresskit.sweep.study import StudyRun, read_study
+
+Json = dict[str, Any]
+SLACK = 0.005
+"""By how much answers may miss the scores: with other threads sums are rounded otherwise, and a row or two may turn."""
+
+
+def keep(sweep: Path, folder: Path, study: Path = STUDY) -> Iterator[str]:
+    """Write a file for each finished run of the study and one for the rows of each data set, and tell what was done.
+
+    A run is left out where its recipe or its settings are not those of the study as it is now.
+
+    Raises:
+        ValueError: answers do not come to the scores, or are to other rows than another run's.
+    """
+    planned = {(run.data, run.name, run.seed): run for run in read_study(study).runs}
+    for kind in ("rows", "runs"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for line in read_results(sweep):
+        data, name, seed = place = line["data"], line["run"], line["seed"]
+        run = planned.get(place)
+        if line["state"] != "done":
+            yield f"{data} {name} {seed}: left out, it is not done ({line['state']})"
+        elif run is None or not _as_planned(line, run, sweep):
+            yield f"{data} {name} {seed}: left out, the study has no such run, or with another recipe or settings"
+        else:
+            answers = _answers(line, run, sweep)
+            rows: Json = {"labels": digits(answers["labels"]), "tokens": answers["tokens"]}
+            kept = _kept(line, run, answers)
+            _check(run_of(kept, rows_of(rows)), f"{data} {name} {seed}")
+            _write_rows(folder / "rows" / f"{data}.json", json.dumps(rows) + "\n")
+            written = json.dumps(kept, indent=1) + "\n"
+            (folder / "runs" / f"{data}-{name}-{seed}.json").write_text(written, encoding="utf-8")
+            yield f"{data} {name} {seed}: kept"
+
+
+def _as_planned(line: Mapping[str, Any], run: StudyRun, sweep: Path) -> bool:
+    recipe = (sweep / line["folder"] / "recipe.yaml").read_text(encoding="utf-8")
+    return _public(line["command"], run) == _public(run.command, run) and recipe == run.recipe.to_yaml()
+
+
+def _public(command: Sequence[str], run: StudyRun) -> list[str]:
+    """A command of this run on some machine, with the paths of the study: the repository's, CHECKPOINT and DATA."""
+    words, planned = list(command), list(run.command)
+    recipe = Path(planned[1])
+    words[1] = str(recipe.relative_to(ROOT)) if recipe.is_relative_to(ROOT) else str(recipe)
+    for option in ("--model", "--data"):
+        words[words.index(option) + 1] = planned[planned.index(option) + 1]
+    return words
+
+
+def _answers(line: Mapping[str, Any], run: StudyRun, sweep: Path) -> Json:
+    """To every row at every exit; asked for anew where an earlier `evaluate` wrote those at the last exit alone."""
+    told: Json = json.loads((sweep / f"{line['folder']}.answers.json").read_text(encoding="utf-8"))
+    if "per_exit" in told:
+        return told
+    data = line["command"][line["command"].index("--data") + 1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "answers.json"
+        words = ["evaluate", str(sweep / line["folder"]), "--data", data, *run.rows, "--answers", str(path)]
+        command = [sys.executable, "-m", "compresskit", *words, "--no-timing", "--quiet", "--json"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        again: Json = json.loads(path.read_text(encoding="utf-8"))
+        return again
+
+
+def _write_rows(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{path} has other rows than this sweep was evaluated on; delete that folder and keep all anew"
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+def _kept(line: Mapping[str, Any], run: StudyRun, answers: Mapping[str, Any]) -> Json:
+    report, evaluation = line["report"], line["evaluation"]
+    return {
+        **{key: line[key] for key in ("data", "checkpoint", "run", "seed", "state")},
+        "command": _public(line["command"], run),
+        "report": {side: {key: report[side][key] for key in ("parameters", "flops")} for side in ("original", "model")},
+        "flops_by_exit": _flops_by_exit(report["model"]["blocks"], answers["per_exit"]),
+        "exit_flops": sum(2 * block["macs"] for block in report["model"]["blocks"] if block["part"] == "exits"),
+        "seconds": {step["name"]: round(step["seconds"], 1) for step in report["steps"]},
+        "evaluation": {key: value for key, value in evaluation.items() if key not in ("labels", "confusion")},
+        "answers": {
+            "per_exit": {layer: digits(said) for layer, said in answers["per_exit"].items()},
+            "leaving_early": digits(answers["leaving_early"] or ()),
+            "exits": digits(answers["exits"] or ()),
+        },
+    }
+
+
+def _flops_by_exit(blocks: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]) -> dict[str, int]:
+    """`flops_all` of a text that leaves after each layer; what stands at an exit is not counted under it."""
+    body = [block for block in blocks if block["part"] not in ("exits", "read-out")]
+    return {
+        layer: sum(2 * block["macs"] for block in body if block["layer"] is None or block["layer"] <= int(layer))
+        for layer in layers
+    }
+
+
+def _check(run: Run, named: str) -> None:
+    """That answers and FLOPs come to about what the evaluation says."""
+    evaluation, labels = run.line["evaluation"], run.rows.labels
+    own = evaluation["operating_point"]
+    pairs = [(accuracy(run.answers[each["exit"]], labels), each["accuracy"]) for each in evaluation["per_exit"]]
+    if own:
+        pairs.append((accuracy(run.early, labels), own["accuracy"]))
+        pairs.append((run.reduction(range(len(labels))), own["flops_reduction"]))
+    for found, said in pairs:
+        if abs(found - said) > SLACK * said:
+            raise ValueError(f"{named}: its answers come to {found}, its evaluation says {said}; run it again")
