@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from compresskit import Distiller, hookimpl
+from compresskit_layers.cap import InfoNCE, SupCon
 
-__all__ = ["compresskit_strategies"]
+__all__ = ["InfoNCE", "SupCon", "compresskit_strategies"]
 
 
 @hookimpl
 def compresskit_strategies() -> Iterable[type[Distiller]]:
     """What this distribution offers."""
-    return []
+    return [InfoNCE, SupCon]
