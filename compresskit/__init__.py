@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compresskit.anatomy import Anatomy, Group, Member, Slice
     from compresskit.hooks import hookimpl
     from compresskit.interfaces import (
+        Bank,
         Batch,
         Context,
         Distiller,
@@ -43,6 +44,7 @@ _HOMES = {
     "Member": "anatomy",
     "Slice": "anatomy",
     "hookimpl": "hooks",
+    "Bank": "interfaces",
     "Batch": "interfaces",
     "Context": "interfaces",
     "Distiller": "interfaces",
@@ -63,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Anatomy",
+    "Bank",
     "Batch",
     "Context",
     "Distiller",

@@ -21,8 +21,8 @@ from compresskit.recipe import Recipe
 from compresskit.report import Report
 from compresskit.report_builder import compare
 from compresskit.run import Run
-from compresskit.steps import ORIGINAL, Workshop, carry_out
-from compresskit.verbs import Finetune
+from compresskit.steps import Workshop, carry_out
+from compresskit.verbs import ORIGINAL, Finetune
 
 REPORT = "report.json"
 PATIENCE = timedelta(days=7)
@@ -89,6 +89,7 @@ def apply(
         state.wait_for_everyone()
         done.append(entry)
     workshop.teachers.clear()
+    workshop.banks.clear()
     if state.is_main_process:
         _finish(job, done, workshop, out)
     state.wait_for_everyone()
@@ -120,7 +121,7 @@ def _workshop(job: Job, journal: Journal, done: list[Entry], data: tuple[Encoded
         job.run,
         job.plan.recipe.seed,
         journal.scratch(len(done) + 1),
-        {name: _absolute(where, journal.out) for name, where in (done[-1].saved if done else {}).items()},
+        _saved(done, journal.out),
         logs=journal.out / "logs",
         edits=[(entry.number, edit) for entry in done for edit in entry.edits],
     )
@@ -184,7 +185,7 @@ def _read_report(out: Path) -> Report:
 def _save_name(planned: Planned, entry: Entry, out: Path, workshop: Workshop) -> None:
     name = getattr(planned.work, "save_as", None)
     if name and not entry.skipped:
-        workshop.saved[name] = str(out / entry.folder)
+        workshop.saved.setdefault(name, []).append(str(out / entry.folder))
 
 
 def _is_kept(planned: Planned) -> bool:
@@ -192,9 +193,20 @@ def _is_kept(planned: Planned) -> bool:
     return planned.iteration == 0 or bool(getattr(planned.work, "save_as", None))
 
 
-def _relative(saved: dict[str, str], out: Path) -> dict[str, str]:
-    return {name: where if where == ORIGINAL else str(Path(where).relative_to(out)) for name, where in saved.items()}
+def _relative(saved: dict[str, list[str]], out: Path) -> dict[str, str]:
+    """The latest of each name, as a step's record holds it."""
+    return {
+        name: ORIGINAL if folders[-1] == ORIGINAL else str(Path(folders[-1]).relative_to(out))
+        for name, folders in saved.items()
+    }
 
 
-def _absolute(where: str, out: Path) -> str:
-    return where if where == ORIGINAL else str(out / where)
+def _saved(done: list[Entry], out: Path) -> dict[str, list[str]]:
+    """What `_relative` has told of, step by step."""
+    saved: dict[str, list[str]] = {}
+    for entry in done:
+        for name, where in entry.saved.items():
+            folder = where if where == ORIGINAL else str(out / where)
+            if folder not in saved.setdefault(name, []):
+                saved[name].append(folder)
+    return saved

@@ -67,8 +67,13 @@ class Original:
 
     @property
     def dims(self) -> Dims:
-        """The sizes that edits do not change."""
+        """Its sizes before any edit."""
         return dims_of(self.anatomy, self.config)
+
+    @property
+    def width(self) -> int:
+        """Of its hidden states as they are."""
+        return self.shape.hidden or self.dims.hidden
 
 
 @dataclass

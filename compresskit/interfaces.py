@@ -29,7 +29,8 @@ from compresskit.anatomy import Group
 from compresskit.errors import PluginError
 
 Batch = Mapping[str, Tensor]
-"""Tensors of one batch: `labels` (batch,), `attention_mask` (batch, tokens), and the model's inputs."""
+"""Tensors of one batch: `labels` (batch,), `attention_mask` (batch, tokens), and the model's inputs; of training data
+`index` too, (batch,), the numbers of the rows."""
 
 
 Reduce = Literal["signed", "absolute", "squared"]
@@ -86,6 +87,20 @@ class Projections(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Bank:
+    """What one or several frozen models made of every training row.
+
+    Args:
+        features: (models, rows, size), the first token's last hidden state, in half precision, in the processor's
+            memory; rows as `index` of a batch numbers them.
+        labels: (rows,).
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one forward pass showed.
 
@@ -101,6 +116,8 @@ class Trace:
             away; only of a student, and only for a distiller that says `projects`.
         alive: positions in `hidden` of the outputs of layers that add something by now: whose attention and FFN are not
             both cut or masked out.
+        banks: those that the recipe names for the loss, by name; only of a student, and only for a distiller that says
+            `needs_banks`.
     """
 
     logits: Mapping[int, Tensor]
@@ -111,6 +128,7 @@ class Trace:
     attention: tuple[Projections, ...] = ()
     projected: tuple[Tensor, ...] = ()
     alive: tuple[int, ...] = ()
+    banks: Mapping[str, Bank] = field(default_factory=dict)
 
     @property
     def last(self) -> Tensor:
@@ -263,10 +281,14 @@ class Distiller(Strategy):
     projects: ClassVar[bool] = False
     """Whether it looks at `student.projected`. All hidden states share one linear layer; between states of equal size
     it begins as the identity."""
+    needs_banks: ClassVar[bool] = False
+    """Whether it looks at `student.banks`, which recipes name beside the loss: `{weight: 0.3, banks: [original]}`. What
+    it draws from them it draws with torch's global generator, so that a resumed training draws the same."""
     needs_logits: ClassVar[bool] = True
     """Without it, training the exit heads alone by this loss would move nothing, and is refused."""
     same_hidden_size: ClassVar[bool] = False
-    """A teacher whose hidden states have another size than the student's is refused before any work is done."""
+    """A teacher, or a bank's model, whose hidden states have another size than the student's is refused before any
+    work is done."""
 
     @abstractmethod
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from transformers import __version__ as transformers_version
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from compresskit import __version__
+from compresskit.banks import BYTES
 from compresskit.batches import Collate, Encoded, collate, encode
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Checkpoint, load
@@ -29,7 +31,7 @@ from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
-from compresskit.verbs import Distill, Finetune, Repeat, Scored, Training, Verb
+from compresskit.verbs import ORIGINAL, Distill, Finetune, Loss, Repeat, Scored, Training, Verb
 from compresskit.wording import did_you_mean
 
 
@@ -45,7 +47,7 @@ class Job:
         corpus: the data, or None for a recipe that needs none.
         data, options: where the data was and how it was read, for the record.
         run: device, precision, memory, progress.
-        teachers: fingerprints of the models that the recipe names by their folders.
+        teachers: fingerprints of the models, teachers and banks, that the recipe names by their folders.
     """
 
     plan: Plan
@@ -111,7 +113,7 @@ class Job:
     def _describe(self, planned: Planned) -> dict[str, Any]:
         """What a step does and what with, under the names that its user has for it."""
         verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
-        teachers = [self.teachers.get(name) for name in _teachers(verbs)]
+        teachers = [self.teachers.get(name) for name in (*_teachers(verbs), *_banks(verbs))]
         origin = load_catalogue().origin
         origins = [
             (str(origin(type(strategy))), _source(type(strategy))) for verb in verbs for strategy in verb.strategies()
@@ -157,7 +159,10 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     for planned in plan.steps:
         if isinstance(planned.work, Training):
             _check_training(planned.work, planned, processes)
-    teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps)}
+    if corpus is not None and corpus.train is not None:
+        _check_room(plan, len(corpus.train.texts), run)
+    teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps, _teachers)}
+    teachers |= {name: _check_bank(name, first, recipe, run) for name in _outsiders(recipe.steps, _banks)}
     return Job(plan, fresh, first, _fingerprint(original.model), corpus, data, options, run, teachers)
 
 
@@ -210,35 +215,89 @@ def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> 
     if not teacher.head_trained:
         raise CheckpointError(f"teacher {name} has no trained head; fine-tune it first, or use another teacher")
     match_labels(teacher.labels, student.labels, name)
-    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        raise CheckpointError(
-            f"teacher {name} has another vocabulary than {student.original.name}; use a teacher with the same tokenizer"
-        )
-    teacher.check_length(run.max_tokens)
-    theirs, ours = teacher.original.dims.hidden, student.original.dims.hidden
-    taught = [verb for verb in _flat(recipe.steps) if name in _teachers((verb,))]
-    terms = [
-        (verb, term.distiller) for verb in taught for losses in verb.losses for term in getattr(verb, losses).values()
-    ]
-    for verb, distiller in terms if theirs != ours else ():
-        if distiller.same_hidden_size:
+    _check_input("teacher", teacher, student, run)
+    theirs, ours = teacher.original.width, student.original.width
+    for verb, loss in _terms(recipe.steps) if theirs != ours else ():
+        if name in _teachers((verb,)) and loss.distiller.needs_teacher and loss.distiller.same_hidden_size:
             raise CheckpointError(
-                f"{verb.label}: {distiller.name} can't learn from {name}, whose hidden states have {theirs} numbers "
-                f"and not {ours}; distil by predictions alone, or from a teacher of the same hidden size"
+                f"{verb.label}: {loss.distiller.name} can't learn from {name}, whose hidden states have {theirs} "
+                f"numbers and not {ours}; distil by predictions alone, or from a teacher of the same hidden size"
             )
     return _fingerprint(teacher.model)
 
 
-def _outsiders(verbs: Sequence[Verb]) -> Iterator[str]:
-    """Teachers that no step of the recipe saves."""
+def _check_bank(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> str:
+    """The fingerprint of a bank's model in a folder; whether it has a head is all the same.
+
+    Raises:
+        CheckpointError: it can't be read, or can't be compared with this student.
+    """
+    model = load(name)
+    _check_input("bank", model, student, run)
+    theirs, ours = model.original.width, student.original.width
+    for verb, loss in _terms(recipe.steps) if theirs != ours else ():
+        if name in loss.banks and loss.distiller.same_hidden_size:
+            raise CheckpointError(
+                f"{verb.label}: {loss.distiller.name} can't look at bank {name}, whose hidden states have {theirs} "
+                f"numbers and not {ours}; name a model of the same hidden size"
+            )
+    return _fingerprint(model.model)
+
+
+def _check_input(role: str, model: Checkpoint, student: Checkpoint, run: Run) -> None:
+    """It must read the student's batches."""
+    if model.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{role} {model.original.name} has another vocabulary than {student.original.name}; "
+            f"use a {role} with the same tokenizer"
+        )
+    model.check_length(run.max_tokens)
+
+
+def _check_room(plan: Plan, rows: int, run: Run) -> None:
+    """Banks have to be in memory: whether they fit is better said before the first round than in the last.
+
+    Raises:
+        RecipeError: those of a step are larger than `cache_bytes`.
+    """
+    saves: Counter[str | None] = Counter()
+    for planned in plan.steps:
+        if not isinstance(planned.work, Training):
+            continue
+        names = {name for _, loss in _terms((planned.work,)) for name in loss.banks}
+        models = sum(max(saves[name], 1) for name in names)
+        size = models * rows * plan.original.width * BYTES
+        if size > run.cache_bytes:
+            where = planned.work.label + (f" (round {planned.iteration})" if planned.iteration else "")
+            raise RecipeError(
+                f"{where}: its banks hold {models} models' features of {rows} rows, {size / 2**30:.2g} gigabytes; "
+                f"give --cache-gigabytes as much, or name fewer banks"
+            )
+        saves[planned.work.save_as] += 1
+
+
+def _outsiders(verbs: Sequence[Verb], names: Callable[[Sequence[Verb]], list[str]]) -> Iterator[str]:
+    """Teachers, or banks, that no step of the recipe saves."""
     saved: set[str | None] = set()
     for verb in _flat(verbs):
-        yield from (name for name in _teachers((verb,)) if name not in saved)
+        yield from (name for name in names((verb,)) if name not in saved)
         saved.add(getattr(verb, "save_as", None))
 
 
 def _teachers(verbs: Sequence[Verb]) -> list[str]:
     return [verb.teacher for verb in verbs if isinstance(verb, (Distill, Scored)) and verb.teacher is not None]
+
+
+def _banks(verbs: Sequence[Verb]) -> list[str]:
+    """Beside the original, which every step depends on."""
+    return [name for _, loss in _terms(verbs) for name in loss.banks if name != ORIGINAL]
+
+
+def _terms(verbs: Sequence[Verb]) -> Iterator[tuple[Verb, Loss]]:
+    """Every term of a loss, with its step."""
+    for verb in _flat(verbs):
+        for losses in verb.losses:
+            yield from ((verb, loss) for loss in getattr(verb, losses).values())
 
 
 def _flat(verbs: Sequence[Verb]) -> Iterator[Verb]:

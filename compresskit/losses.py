@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,9 +35,14 @@ def needs_attention(losses: Losses) -> bool:
     return any(loss.distiller.needs_attention for loss in losses.values())
 
 
-def needs_teacher(losses: Losses) -> bool:
-    """Whether any of them needs a teacher."""
-    return any(loss.distiller.needs_teacher for loss in losses.values())
+def of_teacher(losses: Losses) -> Losses:
+    """Those that need a teacher."""
+    return {name: loss for name, loss in losses.items() if loss.distiller.needs_teacher}
+
+
+def banks_of(losses: Losses) -> tuple[str, ...]:
+    """Names of the banks that the losses look at, each once."""
+    return tuple(dict.fromkeys(name for loss in losses.values() for name in loss.banks))
 
 
 def total(losses: list[Loss], student: Trace, teacher: Teacher | None, batch: Batch) -> Tensor:
@@ -46,5 +52,10 @@ def total(losses: list[Loss], student: Trace, teacher: Teacher | None, batch: Ba
     if teacher and asked:
         attention = any(distiller.needs_attention for distiller in asked)
         said = teacher.trace(batch, any(map(looks_at_hidden, asked)), attention)
-    parts = [loss.weight * loss.distiller.loss(student, said, batch) for loss in losses]
+    parts = [loss.weight * loss.distiller.loss(_shown(student, loss), said, batch) for loss in losses]
     return torch.stack([part.float() for part in parts]).sum()
+
+
+def _shown(student: Trace, loss: Loss) -> Trace:
+    """The student's trace with no banks but those that the loss names."""
+    return replace(student, banks={name: student.banks[name] for name in loss.banks})

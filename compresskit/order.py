@@ -17,6 +17,7 @@ class Order:
     def __init__(self) -> None:
         """Nothing has been done yet."""
         self.saved: list[str] = []
+        self.outside: set[str] = set()  # saved by steps outside of repeats
         self.exited = False
         self.factored: str | None = None
         self.shared = False
@@ -140,14 +141,21 @@ class Order:
 
     def _teacher(self, key: str, options: Mapping[str, Node], complain: Complain) -> None:
         name = options[key].plain() if key in options else None
-        if not isinstance(name, str) or name in self.saved or "/" in name or Path(name).exists():
-            return
+        if isinstance(name, str) and (unknown := self.unknown(name)):
+            complain(key, unknown)
+
+    def unknown(self, name: str) -> str | None:
+        """What is wrong with naming this model, or None where an earlier step saves it or it can be a folder."""
+        if name in self.saved or "/" in name or Path(name).exists():
+            return None
         saved = f"saved so far: {', '.join(self.saved)}" if self.saved else "none is saved so far"
-        complain(key, f"no earlier step saves '{name}' ({saved}); name one that does with 'save_as', or a model folder")
+        return f"no earlier step saves '{name}' ({saved}); name one that does with 'save_as', or a model folder"
 
     def _save(self, name: str, rounds: bool, complain: Complain) -> None:
-        if rounds:
+        # A round may add to what a step before the repeat has saved: then there is a model in the first round too.
+        if rounds and name not in self.outside:
             complain("save_as", f"a repeat would save '{name}' again in each round; save it in a step after the repeat")
-        elif name in self.saved:
+        elif not rounds and name in self.saved:
             complain("save_as", f"an earlier step saves '{name}' already; choose another name")
-        self.saved.append(name)
+        self.saved += [name] if name not in self.saved else []
+        self.outside |= set() if rounds else {name}

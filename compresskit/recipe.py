@@ -178,7 +178,8 @@ def _written(step: Verb) -> Any:
 
 
 def _written_loss(loss: Loss) -> dict[str, Any]:
-    return {"weight": loss.weight, "after": loss.after, "with": _options(loss.distiller)}
+    banks = {"banks": list(loss.banks)} if loss.banks else {}
+    return {"weight": loss.weight, "after": loss.after, **banks, "with": _options(loss.distiller)}
 
 
 def _options(strategy: Strategy) -> Any:

@@ -20,7 +20,7 @@ class Run:
         bf16: whether matrices are multiplied in bfloat16 under autocast.
         max_tokens: texts are cut to this many tokens.
         cache_bytes: memory that a frozen teacher's hidden states may take; beyond it they are computed again in each
-            batch.
+            batch. And memory that the banks of a step may take, which are refused beyond it.
         checkpoint_steps: optimizer steps between two checkpoints inside a long training.
         trackers: names of experiment trackers, passed on to transformers.Trainer as `report_to`.
         timing: whether milliseconds are measured for the report of `apply`.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from compresskit.catalogue import Catalogue, load_catalogue, options_of
+from compresskit.interfaces import Distiller
 from compresskit.verbs import VERBS, Finetune, Prune, Repeat, Verb
 
 Schema = dict[str, Any]
@@ -81,16 +82,21 @@ def _options(catalogue: Catalogue, kind: str, name: str) -> Schema:
 
 
 def _losses(catalogue: Catalogue) -> Schema:
-    names = catalogue.names("distiller")
     terms: Schema = {}
-    for name in names:
+    names = []
+    for name in catalogue.names("distiller"):
         term = {
             "weight": {"type": "number", "exclusiveMinimum": 0, "default": 1},
             "after": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "default": 0},
             "with": _options(catalogue, "distiller", name),
         }
         full = {"type": "object", "properties": term, "additionalProperties": False}
-        terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, full]}
+        if cast(type[Distiller], catalogue.strategy("distiller", name)).needs_banks:
+            term["banks"] = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
+            terms[name] = {**full, "required": ["banks"]}
+        else:
+            terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, full]}
+            names.append(name)
     return {
         "anyOf": [
             {"enum": names},

@@ -11,7 +11,7 @@ from compresskit.catalogue import Catalogue, try_build
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Distiller, Strategy
 from compresskit.order import Order
-from compresskit.verbs import VERBS, Factorize, Finetune, Loss, Prune, Repeat, Scored, Verb
+from compresskit.verbs import ORIGINAL, VERBS, Factorize, Finetune, Loss, Prune, Repeat, Scored, Verb
 from compresskit.wording import complaint, did_you_mean, nearest, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
@@ -287,7 +287,7 @@ class _Losses:
         parts: Options = {} if entry is None else {"weight": entry}
         if entry is not None and isinstance(entry.value, dict):
             parts = entry.value
-        known = ("weight", "after", "with")
+        known = ("weight", "after", "banks", "with")
         for key, node in parts.items():
             if key not in known:
                 self._say(node.where, f"{name}: unknown option '{key}'{did_you_mean(key, known)}")
@@ -296,7 +296,33 @@ class _Losses:
         built = self.reader.strategy("distiller", name, parts.get("with"), where, self.label)
         if not isinstance(built, Distiller) or weight is None or after is None or not set(parts) <= set(known):
             return None
-        return Loss(built, weight, after)
+        banks = self._banks(name, built, parts.get("banks"), where)
+        return None if banks is None else Loss(built, weight, after, banks)
+
+    def _banks(self, name: str, distiller: Distiller, node: Node | None, where: Where) -> tuple[str, ...] | None:
+        """The banks named, or None where there is a mistake in them."""
+        if issubclass(self.verb, Scored) and distiller.needs_banks:
+            self._say(where, f"the loss '{name}' looks at banks, which only training has; take it out")
+            return None
+        if node is None and distiller.needs_banks:
+            self._say(where, f"the loss '{name}' needs banks; name the models in them, such as 'banks: [original]'")
+            return None
+        if node is None:
+            return ()
+        if not distiller.needs_banks:
+            self._say(node.where, f"{name}: 'banks' means nothing here, as this loss looks at none; take it out")
+            return None
+        names = node.plain()
+        listed = names if isinstance(names, list) else []
+        if not listed or not all(isinstance(bank, str) for bank in listed) or len(set(listed)) < len(listed):
+            text = f"{name}: 'banks' must be a list of different names, such as [original], not {show(names)}"
+            self._say(node.where, text)
+            return None
+        found = tuple(str(bank) for bank in listed)
+        wrong = [self.reader.order.unknown(bank) for bank in found if bank != ORIGINAL]
+        for text in filter(None, wrong):
+            self._say(node.where, f"{name}: {text}, or 'original'")
+        return None if any(wrong) else found
 
     def _number(self, name: str, key: str, parts: Options, default: float) -> float | None:
         if key not in parts:

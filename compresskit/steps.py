@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -13,6 +13,7 @@ import torch
 from torch import Generator
 
 from compresskit.anatomy import Group, groups
+from compresskit.banks import features
 from compresskit.batches import Collate, Encoded
 from compresskit.catalogue import load_catalogue, options_of
 from compresskit.checkpoint import Checkpoint, load
@@ -29,8 +30,8 @@ from compresskit.edits import (
     ShareLayers,
 )
 from compresskit.errors import DataError, PluginError
-from compresskit.interfaces import Distiller, Pruner
-from compresskit.losses import Losses, needs_hidden
+from compresskit.interfaces import Bank, Distiller, Pruner
+from compresskit.losses import Losses, banks_of, needs_hidden, of_teacher
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Planned
 from compresskit.run import Run
@@ -38,7 +39,7 @@ from compresskit.scoring import ScoreContext, Scoring
 from compresskit.surgery import fold, perform, word_embedding
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
-from compresskit.verbs import Distill, Exit, Factorize, Finetune, Loss, Prune, Rewire, Scored, Share, Training
+from compresskit.verbs import ORIGINAL, Distill, Exit, Factorize, Finetune, Loss, Prune, Rewire, Scored, Share, Training
 
 
 @dataclass
@@ -49,12 +50,13 @@ class Workshop:
         checkpoint: the original, as it was given; never changed.
         model: what the recipe works on.
         rows, collate: the training data, or None where the recipe needs none.
-        saved: models that steps saved, by name: their folders.
+        saved: folders of the models that steps saved, by name, the latest last; rounds of a repeat may add to a name.
         run: device, precision, memory, progress.
         seed: of the recipe.
         scratch: where Trainer checkpoints go.
         logs: where trackers that write files put them, a folder for each step.
         edits: what was done to the model so far, with the number of the step that did it.
+        banks: those of the last training, by name.
     """
 
     fresh: Callable[[], Checkpoint]
@@ -65,10 +67,11 @@ class Workshop:
     run: Run
     seed: int
     scratch: Path
-    saved: dict[str, str] = field(default_factory=dict)
+    saved: dict[str, list[str]] = field(default_factory=dict)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     logs: Path | None = None
     edits: list[tuple[int, Edit]] = field(default_factory=list)
+    banks: dict[str, Bank] = field(default_factory=dict)
 
     def rewind(self) -> None:
         """Put back the original's weights, cut as the model is by now; exit heads are those that were drawn first."""
@@ -91,17 +94,33 @@ class Workshop:
 
     def teacher(self, name: str) -> Teacher:
         """A saved model or a model folder, frozen. Only the last teacher's outputs are kept in memory."""
-        if name not in self.teachers:
-            folder = self.saved.get(name, name)
-            checkpoint = self.fresh() if folder == ORIGINAL else load(folder)
+        folder = self.saved.get(name, [name])[-1]
+        if folder not in self.teachers:
+            checkpoint = self._load(folder)
             labels = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
             columns = match_labels(checkpoint.labels, labels, name)
-            self.teachers = {name: Teacher(checkpoint.model.to(self.run.device).eval(), columns, self.run)}
-        return self.teachers[name]
+            self.teachers = {folder: Teacher(checkpoint.model.to(self.run.device).eval(), columns, self.run)}
+        return self.teachers[folder]
 
+    def fill_banks(self, names: Sequence[str]) -> Mapping[str, Bank]:
+        """What the named models made of the training rows: of a name that was saved several times, all of them.
 
-ORIGINAL = "original"
-"""Stands in `saved` for the checkpoint as it was given."""
+        A model runs over the rows once, as long as each training that follows names its bank.
+        """
+        # Loading draws new heads; what is drawn after it must not depend on which banks are in memory already.
+        with torch.random.fork_rng(devices=()):
+            self.banks = {name: self._bank(name) for name in names}
+        return self.banks
+
+    def _bank(self, name: str) -> Bank:
+        rows, collate = self.data()
+        found = list(self.banks[name].features) if name in self.banks else []
+        models = (self._load(folder).model.to(self.run.device) for folder in self.saved.get(name, [name])[len(found) :])
+        found += [features(model, rows, collate, self.run) for model in models]
+        return Bank(torch.stack(found), rows.labels)
+
+    def _load(self, folder: str) -> Checkpoint:
+        return self.fresh() if folder == ORIGINAL else load(folder)
 
 
 @dataclass(frozen=True)
@@ -139,7 +158,7 @@ def carry_out(planned: Planned, number: int, workshop: Workshop) -> Done:
 def _finetune(verb: Finetune, number: int, workshop: Workshop) -> Done:
     if workshop.head_trained and verb.when == "untrained":
         if verb.save_as:
-            workshop.saved[verb.save_as] = ORIGINAL
+            workshop.saved[verb.save_as] = [ORIGINAL]
         return Done(skipped=True)
     return _train(verb, verb.by or labels_only(), None, verb.learning_rate, number, workshop)
 
@@ -158,7 +177,10 @@ def _train(
     model, seed = workshop.model, step_seed(workshop.seed, number)
     before = {layer: model.head_weights(layer) for layer in model.exit_layers}
     logs = None if workshop.logs is None else workshop.logs / f"{number:02d}-{verb.name}"
-    lesson = Lesson(model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run, logs)
+    banks = workshop.fill_banks(banks_of(losses))
+    lesson = Lesson(
+        model, rows, collate, losses, teacher, verb, rate, seed, workshop.scratch, workshop.run, logs, banks
+    )
     seconds, left = teach(lesson)
     # Not every training teaches every head: hidden states teach none, the last exit's answers only the last one.
     model.note_trained(layer for layer, weights in before.items() if not weights.equal(model.head_weights(layer)))
@@ -296,7 +318,7 @@ def _context(verbs: Sequence[Scored], number: int, workshop: Workshop) -> ScoreC
     losses = verb.loss or labels_only()
     teacher = workshop.teacher(verb.teacher) if verb.teacher else None
     if teacher is not None:
-        teacher.study(rows, collate, needs_hidden(losses))
+        teacher.study(rows, collate, needs_hidden(of_teacher(losses)))
     model = workshop.model
     exits = model.exit_layers if verb.exits == "all" else (model.depth,)
     # It scales the gradients of a whole layer, which layers that compete must not be.

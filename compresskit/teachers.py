@@ -16,7 +16,7 @@ from compresskit.batches import Collate, Encoded, batches
 from compresskit.errors import CheckpointError
 from compresskit.interfaces import Trace
 from compresskit.labels import plain
-from compresskit.model import CompressedForSequenceClassification
+from compresskit.model import CompressedForSequenceClassification as Model
 from compresskit.run import Run
 
 BATCH = 32
@@ -40,6 +40,14 @@ def match_labels(teacher: Sequence[str], student: Sequence[str], name: str) -> l
     )
 
 
+def run_frozen(model: Model, batch: Mapping[str, Tensor], run: Run, hidden: bool, attention: bool = False) -> Trace:
+    """Run a model in eval mode without gradients, to its full depth, on the inputs that its own family reads."""
+    model.eval()
+    on_device = {name: batch[name].to(run.device) for name in model.input_names if name in batch}
+    with torch.no_grad(), run.autocast():
+        return model.trace(on_device, hidden=hidden, attention=attention)
+
+
 @dataclass
 class Teacher:
     """A frozen model with what it said about the training rows.
@@ -50,7 +58,7 @@ class Teacher:
         run: device, precision and memory.
     """
 
-    model: CompressedForSequenceClassification
+    model: Model
     columns: list[int]
     run: Run
 
@@ -97,11 +105,8 @@ class Teacher:
             self.hidden[start : start + length] = block[row, :length]
 
     def ask(self, batch: Mapping[str, Tensor], hidden: bool, attention: bool = False) -> Trace:
-        """Run the teacher now: eval mode, no gradients, every exit, the inputs that its own family reads."""
-        self.model.eval()
-        on_device = {name: batch[name].to(self.run.device) for name in self.model.input_names if name in batch}
-        with torch.no_grad(), self.run.autocast():
-            trace = self.model.trace(on_device, hidden=hidden, attention=attention)
+        """Run the teacher now; what it answers has the student's classes."""
+        trace = run_frozen(self.model, batch, self.run, hidden, attention)
         logits = {number: answer[:, self.columns].float() for number, answer in trace.logits.items()}
         return Trace(logits, trace.hidden, trace.mask, attention=trace.attention)
 

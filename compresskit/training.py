@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,16 @@ from compresskit.anatomy import find
 from compresskit.batches import Collate, Encoded, LengthGrouped
 from compresskit.checkpoint import quiet
 from compresskit.errors import CompresskitError
-from compresskit.interfaces import Masks, Trace
-from compresskit.losses import Losses, looks_at_hidden, needs_attention, needs_hidden, switched_on, total
+from compresskit.interfaces import Bank, Masks, Trace
+from compresskit.losses import (
+    Losses,
+    looks_at_hidden,
+    needs_attention,
+    needs_hidden,
+    of_teacher,
+    switched_on,
+    total,
+)
 from compresskit.masking import sizes_of
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
@@ -57,6 +65,7 @@ class Lesson:
         seed: of this step.
         folder: where Trainer checkpoints go while it runs.
         logs: where trackers that write files put them.
+        banks: that the losses name, by name.
     """
 
     model: CompressedForSequenceClassification
@@ -70,6 +79,7 @@ class Lesson:
     folder: Path
     run: Run
     logs: Path | None = None
+    banks: Mapping[str, Bank] = field(default_factory=dict)
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -152,6 +162,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             output.projections or (),
             output.projected or (),
             output.alive or (),
+            lesson.banks,
         )
         loss = total(on, student, lesson.teacher, inputs)
         if output.penalty is not None:
@@ -217,9 +228,8 @@ def teach(lesson: Lesson) -> tuple[float, Masks | None]:
     """
     began = time.perf_counter()
     if lesson.teacher is not None:
-        lesson.teacher.study(
-            lesson.rows, lesson.collate, needs_hidden(lesson.losses) and not needs_attention(lesson.losses)
-        )
+        taught = of_teacher(lesson.losses)
+        lesson.teacher.study(lesson.rows, lesson.collate, needs_hidden(taught) and not needs_attention(taught))
         if any(loss.distiller.projects for loss in lesson.losses.values()):
             lesson.model.projection = _projection(lesson.model, lesson.teacher)
     masker = lesson.options.mask

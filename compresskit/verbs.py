@@ -20,6 +20,9 @@ from compresskit.catalogue import build, load_catalogue
 from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Masker, Pruner, Strategy
 from compresskit.wording import show
 
+ORIGINAL = "original"
+"""Stands for the checkpoint as it was given, where a recipe names banks and a run its saved models."""
+
 Exits: TypeAlias = Literal["all", "last"]
 AMOUNT = {
     "anyOf": [
@@ -93,11 +96,14 @@ class Loss:
         distiller: measures the term.
         weight: the term's factor.
         after: fraction of the step's training after which the term is on.
+        banks: models that the term compares the student with: names that earlier steps saved, model folders, or
+            `original`, the checkpoint as it was given; for distillers that need banks, and for no others.
     """
 
     distiller: Distiller
     weight: float = 1.0
     after: float = 0.0
+    banks: tuple[str, ...] = ()
 
 
 Losses: TypeAlias = Annotated[dict[str, InstanceOf[Loss]], ANYTHING]
@@ -193,7 +199,7 @@ class Training(Verb):
     rewind: bool = False
     """Begin from the original's weights, with those units cut that are cut by now."""
     save_as: str | None = None
-    """Name under which later steps may take the model as a teacher."""
+    """Name under which later steps may take the model as a teacher or in a bank."""
 
 
 class Finetune(Training):
@@ -207,7 +213,7 @@ class Finetune(Training):
     when: Literal["untrained", "always"] = "untrained"
     """Whether to train a checkpoint whose head is trained already."""
     save_as: str | None = "teacher"
-    """Name under which later steps may take the model as a teacher; bound even when the step is skipped."""
+    """Name under which later steps may take the model as a teacher or in a bank; bound though the step be skipped."""
 
 
 class Exit(Verb):

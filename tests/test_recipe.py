@@ -147,8 +147,8 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
                 step,
                 3,
                 (
-                    "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, rewire, share, factorize, "
-                    "distill, repeat"
+                    "steps[0]: no verb; a step is a mapping with one of finetune, exit, prune, rewire, share, "
+                    "factorize, distill, repeat"
                 ),
             )
             for step in ("- heads: all\n", "- prune\n")

@@ -30,11 +30,12 @@ from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
-from compresskit.steps import ORIGINAL, Workshop, best, carry_out
+from compresskit.steps import Workshop, best, carry_out
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import MeanTanh
 from compresskit.surgery import word_embedding
 from compresskit.testing import WORDS, tiny_model, tiny_tokenizer
+from compresskit.verbs import ORIGINAL
 
 ANATOMY = load_catalogue().anatomy("bert")
 EXIT = "{exit: all, by: entropy, with: {threshold: 0.4}}"
@@ -176,7 +177,7 @@ def test_heads_and_neurons_are_scored_together_before_either_is_cut(tmp_path):
 
 def test_a_pruner_without_data_may_stand_beside_one_with(bench):
     loss = "teacher: teacher, loss: predictions"
-    bench.workshop.saved["teacher"] = ORIGINAL
+    bench.workshop.saved["teacher"] = [ORIGINAL]
     bench.do(
         "finetune: {epochs: 1}",
         f"{{prune: heads, by: magnitude, keep: 2, {loss}}}",
@@ -323,7 +324,7 @@ def test_finetune_is_skipped_where_the_head_is_trained_and_its_name_is_bound(ben
     before = weights(bench.model)
     (done,) = bench.do("finetune: {epochs: 1}")
     assert done.skipped
-    assert bench.workshop.saved == {"teacher": ORIGINAL}
+    assert bench.workshop.saved == {"teacher": [ORIGINAL]}
     assert same(weights(bench.model), before)
 
 
@@ -370,7 +371,7 @@ def test_a_training_that_rewinds_begins_from_the_first_weights(bench, monkeypatc
 
 
 def test_d6_distilling_hidden_states_leaves_exits_as_they_were(bench):
-    bench.workshop.saved["teacher"] = ORIGINAL
+    bench.workshop.saved["teacher"] = [ORIGINAL]
     bench.do(EXIT)
     heads, body = weights(bench.model.exits), weights(bench.model.network)
     with torch.no_grad():

@@ -67,7 +67,12 @@ def cli() -> None:
 @option("--max-train-rows", "--max_train_samples", type=count, metavar="N", help="Draw N training rows.")
 @run_options
 @option(
-    "--cache-gigabytes", type=float, default=4.0, show_default=True, metavar="GB", help="For teachers' hidden states."
+    "--cache-gigabytes",
+    type=float,
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="For teachers' hidden states, and for banks.",
 )
 @option("--reuse", type=folder, metavar="DIR", help="Take over equal steps from another output folder.")
 @timing_option

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compresskit.errors import CompresskitError
-from compresskit.interfaces import Batch, Distiller, Projections, Trace
+from compresskit.interfaces import Bank, Batch, Distiller, Projections, Trace
 from compresskit.losses import looks_at_hidden
 from compresskit.testing.requirements import like, require, same
 
@@ -17,6 +17,8 @@ LENGTHS = (6, 4, 2, 5)
 """Tokens of the four examples."""
 
 TOKENS, HIDDEN, LAYERS, HEADS = 6, 8, 3, 2
+ROWS = len(LENGTHS) + 2
+"""In a bank: those of the batch, and two more."""
 NEAR = 1e-5
 
 
@@ -29,6 +31,8 @@ def checks() -> Iterator[tuple[str, Callable[[Distiller], None]]]:
         is_content_with_a_copy_of_the_teacher,
         ignores_what_is_in_padding,
         ignores_how_much_padding_there_is,
+        ignores_the_order_of_a_bank,
+        is_finite_for_the_only_example_of_a_class,
         changes_nothing,
     ):
         yield check.__name__, check
@@ -99,6 +103,33 @@ def ignores_how_much_padding_there_is(distiller: Distiller) -> None:
     require(abs(short - long) < NEAR, type(distiller), f"goes from {short:.6g} to {long:.6g} with more padding")
 
 
+def ignores_the_order_of_a_bank(distiller: Distiller) -> None:
+    """Of its models and of its rows. A bank is small here: a distiller that draws from it should look at all of it."""
+    if not distiller.needs_banks:
+        return
+    student, teacher, batch = _trace(distiller, 3, 1), _trace(distiller, 3, 2), _batch(3)
+    before = float(_loss(distiller, student, teacher, batch))
+    order = torch.arange(ROWS).flip(0)
+    turned = {name: Bank(bank.features.flip(0)[:, order], bank.labels[order]) for name, bank in student.banks.items()}
+    after = float(_loss(distiller, replace(student, banks=turned), teacher, {**batch, "index": order[batch["index"]]}))
+    near = abs(before - after) < NEAR * max(1.0, abs(before))
+    require(near, type(distiller), f"goes from {before:.6g} to {after:.6g} with the order of what is in a bank")
+
+
+def is_finite_for_the_only_example_of_a_class(distiller: Distiller) -> None:
+    """Where no other row of a bank has its label, there is nothing to take a mean of."""
+    if not distiller.needs_banks:
+        return
+    student, teacher, batch = _trace(distiller, ROWS, 1), _trace(distiller, ROWS, 2), _batch(ROWS)
+    alone = {name: replace(bank, labels=torch.arange(ROWS)) for name, bank in student.banks.items()}
+    student, batch = _learning(replace(student, banks=alone)), {**batch, "labels": batch["index"]}
+    loss = _loss(distiller, student, teacher, batch)
+    require(bool(torch.isfinite(loss)), type(distiller), f"is {loss.item()} where each example is alone in its class")
+    for gradient in _slopes(loss, student):
+        finite = bool(torch.isfinite(gradient).all())
+        require(finite, type(distiller), "has a gradient with NaN or infinity where each example is alone in its class")
+
+
 def changes_nothing(distiller: Distiller) -> None:
     """Other terms of the loss look at the same tensors."""
     student, teacher, batch = _trace(distiller, 3, 1), _trace(distiller, 3, 2), _batch(3)
@@ -124,10 +155,17 @@ def _trace(distiller: Distiller, classes: int, seed: int) -> Trace:
         Projections(*(like(size, seed=10_000 * seed + 10 * layer + part) for part in range(3))) for layer in depth
     )
     # A projection that is still the identity.
+    projected = hidden if distiller.projects else ()
+    banks = _banks(classes) if distiller.needs_banks else {}
     alive = tuple(states)[1:]
-    return Trace(
-        logits, hidden, _mask(), attention=attention, projected=hidden if distiller.projects else (), alive=alive
-    )
+    return Trace(logits, hidden, _mask(), attention=attention, projected=projected, alive=alive, banks=banks)
+
+
+def _banks(classes: int) -> dict[str, Bank]:
+    """One of one model, one of two, of the batch's rows and two more."""
+    labels = torch.cat([_batch(classes)["labels"], _batch(classes)["labels"][:2]])
+    sizes = {"one": 1, "two": 2}
+    return {name: Bank(like((models, ROWS, HIDDEN), seed=models).half(), labels) for name, models in sizes.items()}
 
 
 def _mask() -> Tensor:
@@ -136,12 +174,14 @@ def _mask() -> Tensor:
 
 def _batch(classes: int) -> Batch:
     labels = torch.tensor([0, 1, 0, 1]) if classes > 1 else torch.tensor([0.5, 2.0, -1.0, 0.0])
-    return {"labels": labels, "attention_mask": _mask(), "input_ids": _mask() * 7}
+    index = torch.arange(len(LENGTHS))
+    return {"labels": labels, "attention_mask": _mask(), "input_ids": _mask() * 7, "index": index}
 
 
 def _tensors(trace: Trace) -> list[Tensor]:
     parts = [part for layer in trace.attention for part in layer]
-    return [*trace.logits.values(), *trace.hidden, *parts, trace.mask]
+    banks = [tensor for bank in trace.banks.values() for tensor in (bank.features, bank.labels)]
+    return [*trace.logits.values(), *trace.hidden, *parts, trace.mask, *banks]
 
 
 def _row(trace: Trace, row: int) -> Trace:
@@ -161,7 +201,11 @@ def _learning(trace: Trace) -> Trace:
 
 
 def _gradients(distiller: Distiller, student: Trace, teacher: Trace) -> list[Tensor]:
-    loss = _loss(distiller, student, teacher, _batch(3))
+    return _slopes(_loss(distiller, student, teacher, _batch(3)), student)
+
+
+def _slopes(loss: Tensor, student: Trace) -> list[Tensor]:
+    """Gradients of the student's tensors, of those that have any."""
     if not loss.requires_grad:
         return []
     leaves = [tensor for tensor in _tensors(student) if tensor.requires_grad]

@@ -43,7 +43,17 @@ by: {predictions: 0.5, labels: 0.5}            # weighed
 by:                                            # in full
   predictions: {weight: 0.5, after: 0.5, with: {temperature: 2}}
   labels: 0.5
-```"""
+```
+
+Some distillers hold the student against what other models make of every training row (none of the built-in ones does,
+`info-nce` of compresskit-layers does). Recipes name those models as `banks`, and each runs over the rows once:
+
+```yaml
+by: {labels: 0.1, info-nce: {weight: 0.3, banks: [original, teacher]}}
+```
+
+A step inside a `repeat` may save its model under a name that a step before the repeat has saved. As a teacher the name
+stands for the latest of them, as a bank for all."""
 
 STRATEGIES = """\
 What recipes name after `by`; its options stand under `with`. `compresskit strategies` lists those of installed plugins
@@ -66,6 +76,7 @@ def recipe() -> str:
         ["`weight`", "number above 0", "`1`", _loss("weight")],
         ["`after`", "number from 0 below 1", "`0`", _loss("after")],
     ]
+    losses.append(["`banks`", "list of text", "", _loss("banks")])
     losses.append(["`with`", "mapping", "", "Options of the distiller."])
     return page(
         "Recipes",
@@ -149,6 +160,7 @@ def _needs(strategy: type[Strategy]) -> str:
     if issubclass(strategy, Distiller):
         needs += ["a teacher"] if strategy.needs_teacher else []
         needs += ["hidden states"] if strategy.needs_hidden else []
+        needs += ["banks"] if strategy.needs_banks else []
     where = inspect.getsourcefile(strategy)
     assert where is not None
     file = f"compresskit/strategies/{where.replace(chr(92), '/').rpartition('/')[2]}"

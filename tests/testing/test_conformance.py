@@ -284,6 +284,37 @@ def writing(student, teacher, batch):
     return squares(student, teacher, batch)
 
 
+def bank_by(function):
+    """A distiller that looks at one bank, in which every row has a feature, (rows, size), and a label."""
+
+    def loss(student, teacher, batch):
+        bank = student.banks["one"]
+        return function(student.last.sum(-1), bank.features[0].float().sum(-1), bank.labels, batch)
+
+    return lose_by(loss, needs_teacher=False, needs_banks=True)
+
+
+def alike(batch, labels):
+    """(batch, rows) 1 for other rows of the same class."""
+    others = torch.arange(len(labels)) != batch["index"].unsqueeze(1)
+    return (others & (labels == batch["labels"].unsqueeze(1))).float()
+
+
+def mean_of_the_alike(last, features, labels, batch):
+    weights = alike(batch, labels)
+    return ((last.unsqueeze(1) - features).square() * weights).sum(-1).div(weights.sum(-1)).mean()
+
+
+def root_of_the_alike(last, features, labels, batch):
+    return ((last.unsqueeze(1) - features).square() * alike(batch, labels)).sum(-1).sqrt().mean()
+
+
+def test_distillers_that_look_at_banks_pass():
+    check_strategy(
+        type(bank_by(lambda last, features, labels, batch: (last - features[batch["index"]]).square().mean()))
+    )
+
+
 DISTILLERS = [
     (
         lose_by(lambda student, teacher, batch: student.last.sum(-1) * 0 + 1),
@@ -331,7 +362,27 @@ DISTILLERS = [
         "ignores_how_much_padding_there_is",
         "goes from NUMBER to NUMBER with more padding",
     ),
+    (
+        bank_by(lambda last, features, labels, batch: (last - features[0]).square().mean()),
+        "ignores_the_order_of_a_bank",
+        "goes from NUMBER to NUMBER with the order of what is in a bank",
+    ),
+    (
+        bank_by(mean_of_the_alike),
+        "is_finite_for_the_only_example_of_a_class",
+        "is nan where each example is alone in its class",
+    ),
+    (
+        bank_by(root_of_the_alike),
+        "is_finite_for_the_only_example_of_a_class",
+        "has a gradient with NaN or infinity where each example is alone in its class",
+    ),
     (lose_by(writing), "changes_nothing", "changes what it is given; work on a copy"),
+    (
+        bank_by(lambda last, features, labels, batch: last.mean() + labels.zero_().sum()),
+        "changes_nothing",
+        "changes what it is given; work on a copy",
+    ),
 ]
 CASES = [*COMMON, *PRUNERS, *FACTORIZERS, *EXIT_POLICIES, *DISTILLERS]
 

@@ -44,6 +44,11 @@ def test_layer_match_is_a_good_strategy(check):
     check()
 
 
+def number(scalar):
+    """Of a tensor that may want a gradient."""
+    return float(scalar.detach())
+
+
 # --- one gate --------------------------------------------------------------------------------------------------------
 
 
@@ -52,8 +57,8 @@ def test_p7_how_likely_a_gate_is_open(temperature, likely):
     torch.manual_seed(0)
     gate = HardConcrete(1_000_000, temperature, 0.0)
     with torch.no_grad():
-        assert float(gate.open()[0]) == pytest.approx(likely, abs=5e-5)
-        assert float((gate.sample() > 0).float().mean()) == pytest.approx(likely, abs=1e-3)
+        assert number(gate.open()[0]) == pytest.approx(likely, abs=5e-5)
+        assert number((gate.sample() > 0).float().mean()) == pytest.approx(likely, abs=1e-3)
 
 
 def test_p7_limits_of_the_logits():
@@ -69,7 +74,7 @@ def test_as_many_gates_settle_open_as_are_expected_to_be_and_keep_a_soft_factor(
     gate = HardConcrete(4, 1.0, 0.0)
     with torch.no_grad():
         gate.logits.copy_(torch.tensor([1.0, -4.0, 3.0, -3.5]))
-    expected = float(gate.open().sum())
+    expected = number(gate.open().sum())
     assert round(expected) == 2
     with torch.no_grad():
         settled = gate.settled()
@@ -95,7 +100,7 @@ def test_at_its_target_the_constraint_is_nothing_and_pulls_with_its_linear_multi
     sparsity = torch.tensor(0.6, requires_grad=True)
     loss = constraint(sparsity, 0.6)
     loss.backward()
-    assert (float(loss), float(sparsity.grad)) == pytest.approx((0.0, 3.0), abs=1e-6)
+    assert (number(loss), number(sparsity.grad)) == pytest.approx((0.0, 3.0), abs=1e-6)
 
 
 @pytest.mark.parametrize(("sparsity", "sign"), [(0.1, -1), (0.9, 1)])
@@ -108,10 +113,10 @@ def test_the_multipliers_climb_away_from_the_target_until_the_gates_follow(spars
         now = torch.tensor(sparsity, requires_grad=True)
         optimizer.zero_grad()
         constraint(now, 0.5).backward()
-        pulls.append(float(now.grad))
+        pulls.append(number(now.grad))
         optimizer.step()
-    assert sign * float(constraint.linear) > 0
-    assert float(constraint.quadratic) > 0
+    assert sign * number(constraint.linear) > 0
+    assert number(constraint.quadratic) > 0
     assert pulls[0] == 0 and sign * pulls[2] > sign * pulls[1] > 0
 
 
@@ -130,7 +135,7 @@ def test_gates_alone_go_to_the_target():
         module.penalty(step, 1000).backward()
         optimizer.step()
         module.hold()
-    assert float(module.sparsity().detach()) == pytest.approx(0.7, abs=0.01)
+    assert number(module.sparsity()) == pytest.approx(0.7, abs=0.01)
 
 
 # --- CoFi ------------------------------------------------------------------------------------------------------------
@@ -151,13 +156,13 @@ def test_with_everything_open_nothing_is_sparse():
     with torch.no_grad():
         for gate in module.gates():
             gate.logits.fill_(100.0)
-    assert float(module.sparsity()) == pytest.approx(0, abs=1e-6)
+    assert number(module.sparsity()) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("hidden", "power"), [(True, 3), (False, 2)])
 def test_a_weight_is_there_where_its_dimension_its_unit_and_its_half_of_the_layer_are(hidden, power):
     module = opened(CoFi(0.5, hidden=hidden).build(BERT), 0.9)
-    assert float(module.sparsity()) == pytest.approx(1 - 0.9**power, abs=1e-6)
+    assert number(module.sparsity()) == pytest.approx(1 - 0.9**power, abs=1e-6)
 
 
 def test_heads_and_neurons_count_by_their_weights():
@@ -167,14 +172,14 @@ def test_heads_and_neurons_count_by_their_weights():
             gate.logits.fill_(100.0)
         module.ffn.logits.fill_(-100.0)
     heads, neurons = 12 * 4 * 768 * 768, 12 * 2 * 768 * 3072
-    assert float(module.sparsity()) == pytest.approx(neurons / (heads + neurons))
+    assert number(module.sparsity()) == pytest.approx(neurons / (heads + neurons))
 
 
 def test_gates_begin_open_and_those_of_neurons_less_so():
     module = CoFi(0.5).build(BERT)
     module.masks(0, 200, 400)
-    assert float(module.heads.open()[0]) == pytest.approx(0.9980, abs=5e-5)
-    assert float(module.neurons.open()[0]) == pytest.approx(0.8318, abs=5e-5)
+    assert number(module.heads.open()[0]) == pytest.approx(0.9980, abs=5e-5)
+    assert number(module.neurons.open()[0]) == pytest.approx(0.8318, abs=5e-5)
 
 
 def test_in_its_free_steps_nothing_is_gated_and_nothing_pulls():
@@ -184,9 +189,9 @@ def test_in_its_free_steps_nothing_is_gated_and_nothing_pulls():
     for step in range(3):
         masks = module.masks(0, step, 10)
         assert (masks.heads, masks.hidden, masks.attention) == ((), None, None)
-        assert float(module.penalty(step, 10)) == 0
+        assert number(module.penalty(step, 10)) == 0
     assert len(module.masks(0, 3, 10).heads) == 12
-    assert float(module.penalty(3, 10)) == pytest.approx(float(module.sparsity()) - 0.5)
+    assert number(module.penalty(3, 10)) == pytest.approx(number(module.sparsity()) - 0.5)
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -198,7 +203,7 @@ def test_p11_what_was_masked_in_the_end_is_what_is_left(hidden):
         for gate in module.gates():
             gate.logits.normal_(0.5, 2.0)
         masks = module.final()
-    assert any(0 < float(factor) < 1 for factor in masks.neurons[0])
+    assert any(0 < number(factor) < 1 for factor in masks.neurons[0])
     ids = torch.randint(5, 50, (4, 9))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     with torch.no_grad():
@@ -212,7 +217,7 @@ def test_the_likeliest_dimension_stays_where_all_would_go():
     with torch.no_grad():
         module.hidden.logits.fill_(-4.6)
         module.hidden.logits[5] = -4.5
-        assert float(module.hidden.open().sum()) < 0.5
+        assert number(module.hidden.open().sum()) < 0.5
         final = module.final()
     assert final.hidden.nonzero().flatten().tolist() == [5]
 
@@ -228,7 +233,7 @@ def trace(*values, alive=None):
 
 
 def match(student, teacher, *layers):
-    return float(LayerMatch(layers).loss(student, teacher, {}))
+    return number(LayerMatch(layers).loss(student, teacher, {}))
 
 
 def test_each_taught_layer_goes_to_the_nearest_below_the_match_before():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from compresskit import Distiller, hookimpl
+from compresskit import Strategy, hookimpl
+from compresskit_layers.cap import InfoNCE, SupCon
+from compresskit_layers.layerdrop import LayerDrop
 
-__all__ = ["compresskit_strategies"]
+__all__ = ["InfoNCE", "LayerDrop", "SupCon", "compresskit_strategies"]
 
 
 @hookimpl
-def compresskit_strategies() -> Iterable[type[Distiller]]:
+def compresskit_strategies() -> Iterable[type[Strategy]]:
     """What this distribution offers."""
-    return []
+    return [InfoNCE, SupCon, LayerDrop]

@@ -1,0 +1,60 @@
+"""LayerDrop leaves out as many layers as its rate says, in training only, and what is cut then answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from compresskit_layers import LayerDrop
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from compresskit import Sizes
+from compresskit.testing import apply_tiny, parametrize
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
+
+
+@pytest.mark.parametrize(**parametrize(LayerDrop(), LayerDrop(0.0), LayerDrop(0.9)))
+def test_is_a_good_strategy(check):
+    check()
+
+
+def drawn(rate, passes):
+    torch.manual_seed(0)
+    module = LayerDrop(rate).build(BERT)
+    return [module.masks(0, step, passes).layers for step in range(passes)]
+
+
+def test_a_rate_of_zero_leaves_none_out():
+    assert set(drawn(0.0, 20)) == {(True,) * 12}
+
+
+def test_a_fifth_of_twelve_layers_leaves_nine_and_six_tenths():
+    kept = [sum(layers) for layers in drawn(0.2, 4000)]
+    assert sum(kept) / len(kept) == pytest.approx(9.6, abs=0.1)
+    assert len(set(kept)) > 4
+
+
+def test_each_pass_draws_anew_and_each_layer_alike():
+    layers = torch.tensor(drawn(0.5, 4000)).float()
+    assert layers.mean(dim=0).tolist() == pytest.approx([0.5] * 12, abs=0.04)
+
+
+def test_one_layer_is_always_left():
+    assert min(sum(layers) for layers in drawn(0.99, 2000)) == 1
+
+
+def test_the_recipe_cuts_layers_and_changes_no_weight_of_the_others(tmp_path):
+    apply_tiny(RECIPES / "layerdrop.yaml", tmp_path, "steps.0.finetune.epochs=0.3", "steps.1.keep=[1, 3]", layers=4)
+    before = load_file(tmp_path / "out" / "steps" / "01-finetune" / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    for new, old in ((0, 0), (1, 2)):
+        theirs = {key: weight for key, weight in before.items() if f"encoder.layer.{old}." in key}
+        assert theirs
+        for key, weight in theirs.items():
+            assert torch.equal(after[key.replace(f"layer.{old}.", f"layer.{new}.")], weight)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.depth == 2
