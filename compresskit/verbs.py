@@ -148,7 +148,9 @@ class Verb(BaseModel):
     def options(cls) -> dict[str, str]:
         """Recipe key to field name, the verb itself first, then who decides."""
         names = {field.alias or key: key for key, field in cls.model_fields.items() if key not in ("line", "label")}
-        return {key: names[key] for key in sorted(names, key=lambda key: (key != cls.name, key != "by"))}
+        return {
+            key: names[key] for key in sorted(names, key=lambda key: (key != getattr(cls, "name", None), key != "by"))
+        }
 
     def strategies(self) -> list[Strategy]:
         """Every strategy that decides something in this step."""

@@ -21,7 +21,7 @@ from paper_results import ROOT, Results, load
 from compresskit.sweep.charts import draw_panels
 from compresskit.sweep.results import cells
 
-TEMPLATE = Path(__file__).with_suffix(".md")
+TEMPLATE = Path(__file__).with_suffix(".txt")
 SECTIONS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "<!-- data -->": tables.data_sets,
     "<!-- claims -->": claims.claims,

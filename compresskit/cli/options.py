@@ -63,7 +63,7 @@ class Option(click.Option):
 
 
 SEEDS = 2**32 - 1
-KINDS = ("pruner", "factorizer", "exit", "distiller", "exit-head")
+KINDS = ("pruner", "factorizer", "exit", "distiller", "exit-head", "masker")
 MOST_GIGABYTES = 2**20
 
 

@@ -18,7 +18,8 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
 
     Args:
         name: small letters, digits and hyphens.
-        kind: `pruner`, `factorizer`, `exit`, `distiller` or `exit-head`: a folder of templates beside this file.
+        kind: `pruner`, `factorizer`, `exit`, `distiller`, `exit-head` or `masker`: a folder of templates beside this
+            file.
         folder: new or empty.
 
     Returns:

@@ -133,7 +133,8 @@ def _row(key: str, schema: Mapping[str, Any], required: bool) -> list[str]:
     value = "[losses](#losses)" if schema.get("$ref") == "#/$defs/losses" else words(schema)
     value = "[strategy](strategies.md)" if key == "by" and "enum" in schema else value
     value = "list of steps" if key == "steps" else value
-    return [f"`{key}`", value, default(schema, required), schema["description"]]
+    value = "[masker](strategies.md), of a plugin" if key == "mask" else value
+    return [f"`{key}`", value, default(schema, required), " ".join(schema["description"].split())]
 
 
 def _loss(name: str) -> str:
