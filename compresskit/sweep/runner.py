@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -120,9 +121,11 @@ class Sweep:
         """Do what is left to do, and return the line of every run.
 
         Raises:
-            KeyboardInterrupt: the user stopped it; what runs is stopped too, and kept as far as it is.
+            KeyboardInterrupt: it was stopped, by the user or by the system; what runs is stopped too, and kept as far
+                as it is.
         """
         self._claim()
+        before = signal.signal(signal.SIGTERM, _stop)
         try:
             while any(one.state not in ("done", "failed") for one in self.all):
                 for one in self.all:
@@ -141,6 +144,7 @@ class Sweep:
                     one.process.terminate()
                     one.process.wait()
                 self._close(one)
+            signal.signal(signal.SIGTERM, before)
         return [one.line for one in self.all]
 
     def _claim(self) -> None:
@@ -254,6 +258,11 @@ class Sweep:
         one.state, one.line = state, {**names, **about, **one.line, "state": state, **more}
         with saving(self.out), (self.out / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(one.line) + "\n")
+
+
+def _stop(*_: object) -> None:
+    """A plain SIGTERM would leave the runs behind without anybody who waits for them."""
+    raise KeyboardInterrupt
 
 
 def _mend(path: Path) -> None:

@@ -248,7 +248,8 @@ def test_a_line_that_a_kill_cut_short_is_written_again(place):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch, how):
     monkeypatch.setenv("PAUSE", "0.5")
     code = textwrap.dedent(
         """
@@ -274,7 +275,7 @@ def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch):
     words = [sys.executable, str(script), str(place / "study.yaml"), str(place / "out")]
     with subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert any("step 2" in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         process.stdout.read()
         assert process.wait() != 0
     told = len(done(place))
