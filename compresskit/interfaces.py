@@ -110,7 +110,7 @@ class Trace:
             not recorded.
         mask: (batch, tokens), 1 where there is a token and 0 where there is padding.
         signals: (batch,) per exit, what heads that say more than logits say; empty for all others.
-        step: of the training, from 0: how many optimizer steps came before.
+        step, steps: of the training, from 0: how many optimizer steps came before, and how many there are in all.
         attention: of each layer, if recorded.
         projected: the hidden states in the teacher's size, by a linear layer that is trained along and then thrown
             away; only of a student, and only for a distiller that says `projects`.
@@ -129,6 +129,7 @@ class Trace:
     projected: tuple[Tensor, ...] = ()
     alive: tuple[int, ...] = ()
     banks: Mapping[str, Bank] = field(default_factory=dict)
+    steps: int = 1
 
     @property
     def last(self) -> Tensor:

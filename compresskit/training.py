@@ -163,6 +163,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             output.projected or (),
             output.alive or (),
             lesson.banks,
+            self.state.max_steps,
         )
         loss = total(on, student, lesson.teacher, inputs)
         if output.penalty is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -14,6 +15,13 @@ from compresskit_students.means import matched, over_tokens, same_heads
 from compresskit_students.tinybert import scores
 
 
+def due(each: Sequence[Tensor], student: Trace, progressive: bool) -> Tensor:
+    """The sum of the layers' losses, or that of the layer whose turn it is: as many turns as layers, equally long."""
+    if not progressive:
+        return torch.stack(list(each)).sum()
+    return each[min(student.step * len(each) // student.steps, len(each) - 1)]
+
+
 @final
 @dataclass(frozen=True)
 class FeatureTransfer(Distiller):
@@ -21,6 +29,10 @@ class FeatureTransfer(Distiller):
 
     Both sides go through a layer norm without parameters, so that mean and variance don't count. Layer j of M learns
     from the teacher's layer j * N / M. It is a sum over layers.
+
+    Args:
+        progressive: one layer after the other, from the first, each for an equal part of the step's training (their
+            section 3.5). The layers below go on learning, at the same learning rate, where the authors slow them down.
     """
 
     name: ClassVar[str] = "feature-transfer"
@@ -28,8 +40,10 @@ class FeatureTransfer(Distiller):
     needs_logits: ClassVar[bool] = False
     same_hidden_size: ClassVar[bool] = True
 
+    progressive: bool = False
+
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
-        """A scalar: mean over examples, sum over layers.
+        """A scalar: mean over examples, sum over layers or one of them.
 
         Raises:
             CompresskitError: layers do not match.
@@ -39,7 +53,7 @@ class FeatureTransfer(Distiller):
         for pair in matched(student.hidden[1:], teacher.hidden[1:], self.name):
             ours, theirs = (layer_norm(state.float(), state.shape[-1:]) for state in pair)
             parts.append(over_tokens((ours - theirs).square().mean(dim=-1), student.mask))
-        return torch.stack(parts).sum()
+        return due(parts, student, self.progressive)
 
 
 @final
@@ -49,14 +63,20 @@ class AttentionTransfer(Distiller):
 
     KL(teacher || student), averaged over heads and the queries of a text's tokens, then over texts; layer j of M learns
     from the teacher's layer j * N / M, which must have as many heads. It is a sum over layers.
+
+    Args:
+        progressive: one layer after the other, from the first, each for an equal part of the step's training (their
+            section 3.5). The layers below go on learning, at the same learning rate, where the authors slow them down.
     """
 
     name: ClassVar[str] = "attention-transfer"
     needs_attention: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = False
 
+    progressive: bool = False
+
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
-        """A scalar: mean over examples, sum over layers.
+        """A scalar: mean over examples, sum over layers or one of them.
 
         Raises:
             CompresskitError: layers or heads do not match.
@@ -70,4 +90,4 @@ class AttentionTransfer(Distiller):
             ours, theirs = (torch.log_softmax(one, dim=-1) for one in masked)
             apart = (theirs.exp() * (theirs - ours)).sum(dim=-1).mean(dim=1)  # (batch, tokens)
             parts.append(over_tokens(apart, student.mask))
-        return torch.stack(parts).sum()
+        return due(parts, student, self.progressive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 ALL = (
     AttentionScores(),
     AttentionTransfer(),
+    AttentionTransfer(progressive=True),
     Cosine(),
     FeatureTransfer(),
+    FeatureTransfer(progressive=True),
     ProjectedStates(),
     Relations(2),
     Relations(4, 3),
@@ -174,6 +177,16 @@ def test_relations_take_the_layer_that_is_asked_for():
     )
 
 
+@pytest.mark.parametrize(("step", "turn"), [(0, 0), (4, 0), (5, 1), (9, 1), (10, 2), (14, 2)])
+def test_mobileberts_layers_take_turns(step, turn):
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.randn(2, 3, 8, generator=generator) for _ in range(4)] for _ in range(2))
+    student = replace(trace(hidden=ours), step=step, steps=15)
+    alone = trace(hidden=[ours[0], *(ours[layer] if layer == turn + 1 else theirs[layer] for layer in (1, 2, 3))])
+    expected = FeatureTransfer().loss(alone, trace(hidden=theirs), {})
+    torch.testing.assert_close(FeatureTransfer(True).loss(student, trace(hidden=theirs), {}), expected)
+
+
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 QUICK = {
@@ -186,13 +199,14 @@ QUICK = {
         "steps.2.by={relations: {with: {heads: 4}}}",
     ),
     "well-read": ("steps.1.keep=[2, 4]", "steps.2.epochs=1"),
+    "mobilebert": ("steps.2.epochs=1", "steps.3.epochs=1"),
 }
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_the_recipe_runs(name, tmp_path):
     report = apply_tiny(RECIPES / f"{name}.yaml", tmp_path, "steps.0.finetune.epochs=1", *QUICK[name], layers=4)
-    assert len(report.model.shape.layers) == 2
+    assert len(report.model.shape.layers) == (4 if name == "mobilebert" else 2)
     assert report.model.parameters < report.original.parameters
 
 
