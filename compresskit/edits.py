@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 from compresskit.catalogue import build, load_catalogue, options_of
 from compresskit.errors import CheckpointError, RecipeError
-from compresskit.interfaces import ExitHead
+from compresskit.interfaces import ExitHead, Sizes
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,17 @@ class Shape:
     def after(self, edit: Edit) -> Shape:
         """The shape once `edit` is performed."""
         return edit.reshape(self)
+
+    def sizes(self, head_size: int, hidden: int) -> Sizes:
+        """What strategies are told about a model of this shape, whose original has heads and hidden states so large."""
+        return Sizes(
+            tuple(layer.heads for layer in self.layers),
+            tuple(layer.neurons for layer in self.layers),
+            head_size,
+            self.hidden or hidden,
+            self.rank,
+            bool(self.exits),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""

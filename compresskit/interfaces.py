@@ -291,6 +291,21 @@ class Distiller(Strategy):
     """A teacher, or a bank's model, whose hidden states have another size than the student's is refused before any
     work is done."""
 
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """Refuse what can't be compared, before any work is done.
+
+        Args:
+            student, teacher: as the plan foresees them.
+
+        Raises:
+            ValueError: what is wrong with the teacher, and what to do; told after the names of both.
+        """
+        if self.same_hidden_size and student.hidden != teacher.hidden:
+            raise ValueError(
+                f"its hidden states have {teacher.hidden} numbers and not {student.hidden}; distil by predictions "
+                "alone, or from a teacher of the same hidden size"
+            )
+
     @abstractmethod
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar, the mean over the examples of the batch."""

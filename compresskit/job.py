@@ -27,7 +27,7 @@ from compresskit.errors import CheckpointError, CompresskitError, DataError, Rec
 from compresskit.interfaces import Strategy
 from compresskit.journal import digest
 from compresskit.model import CompressedForSequenceClassification
-from compresskit.plan import Plan, Planned, make_plan
+from compresskit.plan import Plan, Planned, make_plan, mismatches
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
@@ -161,7 +161,7 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
             _check_training(planned.work, planned, processes)
     if corpus is not None and corpus.train is not None:
         _check_room(plan, len(corpus.train.texts), run)
-    teachers = {name: _check_teacher(name, first, recipe, run) for name in _outsiders(recipe.steps, _teachers)}
+    teachers = {name: _check_teacher(name, first, plan, run) for name in _outsiders(recipe.steps, _teachers)}
     teachers |= {name: _check_bank(name, first, recipe, run) for name in _outsiders(recipe.steps, _banks)}
     return Job(plan, fresh, first, _fingerprint(original.model), corpus, data, options, run, teachers)
 
@@ -205,7 +205,7 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
         )
 
 
-def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> str:
+def _check_teacher(name: str, student: Checkpoint, plan: Plan, run: Run) -> str:
     """The fingerprint of a teacher in a folder.
 
     Raises:
@@ -216,13 +216,13 @@ def _check_teacher(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> 
         raise CheckpointError(f"teacher {name} has no trained head; fine-tune it first, or use another teacher")
     match_labels(teacher.labels, student.labels, name)
     _check_input("teacher", teacher, student, run)
-    theirs, ours = teacher.original.width, student.original.width
-    for verb, loss in _terms(recipe.steps) if theirs != ours else ():
-        if name in _teachers((verb,)) and loss.distiller.needs_teacher and loss.distiller.same_hidden_size:
-            raise CheckpointError(
-                f"{verb.label}: {loss.distiller.name} can't learn from {name}, whose hidden states have {theirs} "
-                f"numbers and not {ours}; distil by predictions alone, or from a teacher of the same hidden size"
-            )
+    theirs, shape = teacher.original, plan.original.shape
+    for planned in plan.steps:
+        for verb in planned.work if isinstance(planned.work, tuple) else (planned.work,):
+            if name in _teachers((verb,)):
+                for problem in mismatches(verb, plan.original.dims, shape, theirs.dims, theirs.shape):
+                    raise CheckpointError(f"{verb.label}: {problem}")
+        shape = planned.shape
     return _fingerprint(teacher.model)
 
 

@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 
 def sizes_of(model: Model) -> Sizes:
     """What a Masker is told about the model."""
-    shape = model.shape
-    return Sizes(
-        tuple(layer.heads for layer in shape.layers),
-        tuple(layer.neurons for layer in shape.layers),
-        head_size(model.anatomy, model.body[0]),
-        model.hidden_size,
-        shape.rank,
-        bool(shape.exits),
-    )
+    return model.shape.sizes(head_size(model.anatomy, model.body[0]), model.hidden_size)
 
 
 @contextmanager

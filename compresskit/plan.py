@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 from compresskit.anatomy import UnitTarget
 from compresskit.checkpoint import Original
-from compresskit.cost import CONVENTIONS, flops, parameters
+from compresskit.cost import CONVENTIONS, Dims, flops, parameters
 from compresskit.edits import CutLayers, LayerShape, Shape, ShareLayers
 from compresskit.errors import RecipeError
-from compresskit.interfaces import Masker, Sizes
+from compresskit.interfaces import Distiller, Masker, Sizes
 from compresskit.recipe import Recipe
-from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Scored, Share, Verb
+from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Scored, Share, Training, Verb
 from compresskit.yaml_tree import Mistakes, Where
 
 Work: TypeAlias = "Finetune | Exit | Share | Factorize | Distill | tuple[Scored, ...]"
@@ -104,6 +104,7 @@ class _Planner:
     def __init__(self, original: Original) -> None:
         self.original = original
         self.shape = original.shape
+        self.saved: dict[str, Shape] = {}
         self.pace = "linear"
         self.wrong = Mistakes()
 
@@ -123,6 +124,7 @@ class _Planner:
 
     def _one(self, work: Work, start: Shape, way: Fraction, iteration: int) -> Planned:
         """The piece of work, with the shape moved `way` of the distance from `start` to its target."""
+        self._compare(work)
         if isinstance(work, tuple):
             for verb in work:
                 if isinstance(verb, Prune):
@@ -135,7 +137,17 @@ class _Planner:
             self._exit(work)
         elif work.mask is not None:
             self._mask(work, work.mask)
+        if isinstance(work, Training) and work.save_as:
+            self.saved[work.save_as] = self.shape
         return Planned(work, self.shape, iteration)
+
+    def _compare(self, work: Work) -> None:
+        """Whether the losses can hold the student against its teacher, where an earlier step saves that."""
+        dims = self.original.dims
+        for verb in work if isinstance(work, tuple) else (work,):
+            teacher = verb.teacher if isinstance(verb, (Distill, Scored)) else None
+            for problem in mismatches(verb, dims, self.shape, dims, self.saved.get(teacher or "")):
+                self._mistake(verb, problem)
 
     def _prune(self, prune: Prune, start: Shape, way: Fraction) -> None:
         if prune.target == "layers":
@@ -248,15 +260,8 @@ class _Planner:
 
     def _mask(self, training: Finetune | Distill, masker: Masker) -> None:
         """What the masker thinks that it will leave."""
-        now, dims = self.shape, self.original.dims
-        sizes = Sizes(
-            tuple(layer.heads for layer in now.layers),
-            tuple(layer.neurons for layer in now.layers),
-            dims.head_size,
-            now.hidden or dims.hidden,
-            now.rank,
-            bool(now.exits),
-        )
+        now = self.shape
+        sizes = now.sizes(self.original.dims.head_size, self.original.dims.hidden)
         try:
             then = masker.foresee(sizes)
         except ValueError as error:
@@ -288,6 +293,26 @@ class _Planner:
 
     def _mistake(self, verb: Verb, message: str) -> None:
         self.wrong.add(Where(verb.line), f"{verb.label}: {message}")
+
+
+def mismatches(verb: Verb, dims: Dims, student: Shape, theirs: Dims, teacher: Shape | None) -> Iterator[str]:
+    """Why a step's losses can't hold a student against its teacher, given their originals' sizes and their shapes."""
+    if teacher is None or not isinstance(verb, (Distill, Scored)):
+        return
+    ours, other = (shape.sizes(of.head_size, of.hidden) for of, shape in ((dims, student), (theirs, teacher)))
+    asked = (loss.distiller for losses in verb.losses for loss in getattr(verb, losses).values())
+    for distiller in asked:
+        problem = _mismatch(distiller, ours, other) if distiller.needs_teacher else None
+        if problem is not None:
+            yield f"{distiller.name} can't learn from {verb.teacher}: {problem}"
+
+
+def _mismatch(distiller: Distiller, student: Sizes, teacher: Sizes) -> str | None:
+    try:
+        distiller.check(student, teacher)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def towards(start: int, goal: int, way: Fraction) -> int:

@@ -353,7 +353,7 @@ def test_a_teacher_of_another_width_teaches_no_hidden_states(job, places, tmp_pa
     assert list(job(recipe=recipe).teachers) == [str(folder)]
     for losses in ("hidden-states", "[predictions, hidden-states]"):
         assert refused(CheckpointError, job, f"steps.2.by={losses}", recipe=recipe) == (
-            f"steps[2] distill: hidden-states can't learn from {folder}, whose hidden states have 64 numbers "
+            f"steps[2] distill: hidden-states can't learn from {folder}: its hidden states have 64 numbers "
             "and not 32; distil by predictions alone, or from a teacher of the same hidden size"
         )
 

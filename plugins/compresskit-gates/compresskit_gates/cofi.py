@@ -156,6 +156,15 @@ class LayerMatch(Distiller):
         if any(one >= next_ for one, next_ in pairwise(self.layers)):
             raise ValueError("needs layers in rising order")
 
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """Layers that the teacher has.
+
+        Raises:
+            ValueError: it hasn't.
+        """
+        if self.layers and self.layers[-1] > len(teacher.heads):
+            raise ValueError(f"layer {self.layers[-1]} is not one of its {len(teacher.heads)}; correct 'layers'")
+
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over the teacher's layers that are matched.
 

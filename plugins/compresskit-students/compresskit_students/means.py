@@ -33,20 +33,36 @@ def matched(student: Sequence[Layer], teacher: Sequence[Layer], name: str) -> li
     Raises:
         CompresskitError: they do not go into them evenly.
     """
-    if len(teacher) % len(student):
-        raise CompresskitError(
-            f"{name}: the teacher's {len(teacher)} layers can't be shared out evenly among the student's "
-            f"{len(student)}; keep a number of layers that divides the teacher's"
-        )
+    try:
+        check_layers(len(student), len(teacher))
+    except ValueError as error:
+        raise CompresskitError(f"{name}: {error}") from error
     step = len(teacher) // len(student)
     return list(zip(student, teacher[step - 1 :: step], strict=True))
 
 
 def same_heads(student: Trace, teacher: Trace, name: str) -> None:
     """Raise CompresskitError where the two differ in the number of heads of a layer that is compared."""
-    ours, theirs = ({layer.query.shape[1] for layer in trace.attention} for trace in (student, teacher))
-    if ours != theirs or len(ours) > 1:
-        raise CompresskitError(
-            f"{name}: the student's layers have {sorted(ours)} heads and the teacher's {sorted(theirs)}, "
+    ours, theirs = ([layer.query.shape[1] for layer in trace.attention] for trace in (student, teacher))
+    try:
+        check_heads(ours, theirs)
+    except ValueError as error:
+        raise CompresskitError(f"{name}: {error}") from error
+
+
+def check_layers(ours: int, theirs: int) -> None:
+    """Raise ValueError where the teacher's layers do not go into the student's evenly."""
+    if theirs % ours:
+        raise ValueError(
+            f"the teacher's {theirs} layers can't be shared out evenly among the student's {ours}; "
+            "keep a number of layers that divides the teacher's"
+        )
+
+
+def check_heads(ours: Sequence[int], theirs: Sequence[int]) -> None:
+    """Raise ValueError where student and teacher have layers with different numbers of heads."""
+    if set(ours) != set(theirs) or len(set(ours)) > 1:
+        raise ValueError(
+            f"the student's layers have {sorted(set(ours))} heads and the teacher's {sorted(set(theirs))}, "
             "and heads are compared one by one; keep all heads, or learn from relations"
         )

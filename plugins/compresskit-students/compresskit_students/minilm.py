@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compresskit import Batch, Distiller, Projections, Trace
+from compresskit import Batch, Distiller, Projections, Sizes, Trace
 from compresskit.errors import CompresskitError
 
 
@@ -22,15 +22,23 @@ def relations(layer: Projections, heads: int, mask: Tensor) -> Tensor:
     parts = []
     for part in layer:
         whole = part.float().transpose(1, 2).flatten(2)  # (batch, tokens, width)
-        if whole.shape[-1] % heads:
-            raise CompresskitError(
-                f"relations: {heads} relation heads can't share {whole.shape[-1]} dimensions; "
-                "choose a number that divides the widths of student and teacher"
-            )
+        try:
+            check_width(whole.shape[-1], heads)
+        except ValueError as error:
+            raise CompresskitError(f"relations: {error}") from error
         split = whole.reshape(*whole.shape[:2], heads, -1).transpose(1, 2)
         related = split @ split.transpose(-1, -2) / split.shape[-1] ** 0.5
         parts.append(related.masked_fill(mask[:, None, None, :] == 0, torch.finfo(related.dtype).min))
     return torch.log_softmax(torch.stack(parts), dim=-1)
+
+
+def check_width(width: int, heads: int) -> None:
+    """Raise ValueError where that many relation heads can't share a width."""
+    if width % heads:
+        raise ValueError(
+            f"{heads} relation heads can't share {width} dimensions; "
+            "choose a number that divides the widths of student and teacher"
+        )
 
 
 @final
@@ -53,6 +61,17 @@ class Relations(Distiller):
 
     heads: Annotated[int, Field(ge=1)] = 12
     layer: Annotated[int, Field(ge=0)] = 0
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """A layer that the teacher has, and widths that the relation heads can share.
+
+        Raises:
+            ValueError: it hasn't, or they can't.
+        """
+        if self.layer > len(teacher.heads):
+            raise ValueError(f"it has {len(teacher.heads)} layers and no layer {self.layer}; correct 'layer'")
+        check_width(student.heads[-1] * student.head_size, self.heads)
+        check_width(teacher.heads[self.layer - 1] * teacher.head_size, self.heads)
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over the three relations.

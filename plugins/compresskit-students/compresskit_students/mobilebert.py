@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from compresskit import Batch, Distiller, Trace
-from compresskit_students.means import matched, over_tokens, same_heads
+from compresskit import Batch, Distiller, Sizes, Trace
+from compresskit_students.means import check_heads, check_layers, matched, over_tokens, same_heads
 from compresskit_students.tinybert import scores
 
 
@@ -41,6 +41,15 @@ class FeatureTransfer(Distiller):
     same_hidden_size: ClassVar[bool] = True
 
     progressive: bool = False
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """Layers that go into the teacher's, and hidden states as wide.
+
+        Raises:
+            ValueError: they don't.
+        """
+        super().check(student, teacher)
+        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers or one of them.
@@ -74,6 +83,15 @@ class AttentionTransfer(Distiller):
     needs_logits: ClassVar[bool] = False
 
     progressive: bool = False
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """As many heads, and layers that go into the teacher's.
+
+        Raises:
+            ValueError: they don't.
+        """
+        check_heads(student.heads, teacher.heads)
+        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers or one of them.

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from compresskit import Batch, Distiller, Projections, Trace
-from compresskit_students.means import matched, over_pairs, over_tokens, same_heads
+from compresskit import Batch, Distiller, Projections, Sizes, Trace
+from compresskit_students.means import check_heads, check_layers, matched, over_pairs, over_tokens, same_heads
 
 
 def scores(layer: Projections) -> Tensor:
@@ -37,6 +37,15 @@ class AttentionScores(Distiller):
     needs_logits: ClassVar[bool] = False
 
     average: Literal["examples", "positions"] = "examples"
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """As many heads, and layers that go into the teacher's.
+
+        Raises:
+            ValueError: they don't.
+        """
+        check_heads(student.heads, teacher.heads)
+        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers.
@@ -72,6 +81,14 @@ class ProjectedStates(Distiller):
     needs_hidden: ClassVar[bool] = True
     projects: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = False
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """Layers that go into the teacher's.
+
+        Raises:
+            ValueError: they don't.
+        """
+        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over states.

@@ -17,8 +17,11 @@ from compresskit_students import (
 )
 
 from compresskit import Projections, Trace
-from compresskit.errors import CompresskitError
-from compresskit.testing import apply_tiny, parametrize, strategy_checks
+from compresskit.checkpoint import load
+from compresskit.errors import CompresskitError, RecipeError
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
+from compresskit.testing import apply_tiny, parametrize, save_tiny, strategy_checks
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ALL = (
@@ -185,6 +188,52 @@ def test_mobileberts_layers_take_turns(step, turn):
     alone = trace(hidden=[ours[0], *(ours[layer] if layer == turn + 1 else theirs[layer] for layer in (1, 2, 3))])
     expected = FeatureTransfer().loss(alone, trace(hidden=theirs), {})
     torch.testing.assert_close(FeatureTransfer(True).loss(student, trace(hidden=theirs), {}), expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "layers", "heads", "problem"),
+    [
+        ("attention-scores", [2, 4], "1/2", "the student's layers have [2] heads and the teacher's [4], and"),
+        (
+            "attention-scores",
+            [1, 2, 4],
+            None,
+            "the teacher's 4 layers can't be shared out evenly among the",
+        ),
+        (
+            "attention-transfer",
+            [2, 4],
+            "1/2",
+            "the student's layers have [2] heads and the teacher's [4], and",
+        ),
+        (
+            "feature-transfer",
+            [1, 2, 4],
+            None,
+            "the teacher's 4 layers can't be shared out evenly among the",
+        ),
+        ("projected-hidden-states", [1, 2, 4], None, "the teacher's 4 layers can't be shared out evenly among the"),
+        ("{relations: {weight: 1, with: {layer: 5}}}", [2, 4], None, "it has 4 layers and no layer 5; correct 'layer'"),
+        ("relations", [2, 4], None, "12 relation heads can't share 32 dimensions; choose a number that divides the"),
+        ("attention-scores", [2, 4], None, None),
+        ("{relations: {weight: 1, with: {heads: 4}}}", [1, 2, 4], "1/2", None),
+    ],
+)
+def test_what_cannot_be_compared_is_told_before_the_teacher_is_trained(tmp_path, loss, layers, heads, problem):
+    cut = f"- {{prune: heads, by: magnitude, keep: {heads}}}\n" if heads else ""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "recipe: 1\nname: some\nsteps:\n- finetune: {epochs: 1}\n"
+        f"- {{prune: layers, keep: {layers}}}\n{cut}- {{distill: teacher, by: {loss}, epochs: 1}}\n"
+    )
+    original = load(str(save_tiny(tmp_path / "model", layers=4))).original
+    if problem is None:
+        assert make_plan(read_recipe(path), original)
+        return
+    with pytest.raises(RecipeError) as caught:
+        make_plan(read_recipe(path), original)
+    name = loss.strip("{").partition(":")[0]
+    assert f"distill: {name} can't learn from teacher: {problem}" in str(caught.value)
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
