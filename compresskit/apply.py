@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -63,6 +64,14 @@ def apply(
     if journal.is_finished((REPORT, RECORD, WEIGHTS)):
         run.progress.say(f"{out} is finished already; nothing was done, and this is its report")
         return _read_report(out)
+    with closing(journal):
+        _go_through(job, journal, reuse, state)
+    return _read_report(out)
+
+
+def _go_through(job: Job, journal: Journal, reuse: Path | None, state: PartialState) -> None:
+    """Do the steps that are not done yet, and write the result."""
+    run, out = job.run, journal.out
     if job.corpus is not None:
         run.progress.say(str(job.corpus))
     data_in_tokens = job.rows()
@@ -75,13 +84,14 @@ def apply(
     for number, planned in enumerate(job.plan.steps, start=1):
         if number <= len(done):
             continue
-        run.progress.say(f"step {number} of {len(digests)}: {describe(planned)}")
+        run.progress.say(f"step {number} of {len(journal.digests)}: {describe(planned)}")
         workshop.scratch = journal.scratch(number)
         result = carry_out(planned, number, workshop)
         if result.skipped:
             run.progress.say("skipped: the head is trained already")
         workshop.edits += [(number, edit) for edit in result.edits]
-        entry = Entry(number, planned.name, digests[number - 1], result.edits, {}, result.seconds, result.skipped)
+        digest = journal.digests[number - 1]
+        entry = Entry(number, planned.name, digest, result.edits, {}, result.seconds, result.skipped)
         _save_name(planned, entry, out, workshop)
         entry = replace(entry, saved=_relative(workshop.saved, out))
         if state.is_main_process:
@@ -93,14 +103,13 @@ def apply(
     if state.is_main_process:
         _finish(job, done, workshop, out)
     state.wait_for_everyone()
-    return _read_report(out)
 
 
 def describe(planned: Planned) -> str:
-    """`prune heads and neurons (round 3)`."""
+    """`prune heads and neurons (round 3)`, as messages and the report have it."""
     work = planned.work
     if isinstance(work, tuple):
-        text = "prune " + " and ".join(verb.target for verb in work)
+        text = f"{planned.name} " + " and ".join(verb.target for verb in work)
     else:
         target = {"distill": "teacher", "share": "target", "factorize": "target"}.get(planned.name)
         text = planned.name + (f" {getattr(work, target)}" if target else "")

@@ -71,7 +71,7 @@ class Original:
         return dims_of(self.anatomy, self.config)
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Of its hidden states as they are."""
         return self.shape.hidden or self.dims.hidden
 

@@ -287,6 +287,8 @@ class Distiller(Strategy):
     it draws from them it draws with torch's global generator, so that a resumed training draws the same."""
     needs_logits: ClassVar[bool] = True
     """Without it, training the exit heads alone by this loss would move nothing, and is refused."""
+    needs_classes: ClassVar[bool] = False
+    """Regression is refused before any work is done."""
     same_hidden_size: ClassVar[bool] = False
     """A teacher, or a bank's model, whose hidden states have another size than the student's is refused before any
     work is done."""
@@ -345,6 +347,14 @@ class Masker(Strategy):
     @abstractmethod
     def build(self, sizes: Sizes) -> MaskModule:
         """The module that says which parts, for a model of these sizes."""
+
+    def narrows(self) -> bool:
+        """Whether it may cut dimensions of the hidden states, of which `foresee` can't say how many."""
+        return False
+
+    def least_steps(self) -> int:
+        """Fewer optimizer steps than these are refused before any work is done."""
+        return 1
 
     def foresee(self, sizes: Sizes) -> Sizes:
         """About what will be left of a model of these sizes, for a plan; all of it where nothing is cut.

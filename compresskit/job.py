@@ -31,7 +31,7 @@ from compresskit.plan import Plan, Planned, make_plan, mismatches
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels
-from compresskit.verbs import ORIGINAL, Distill, Finetune, Loss, Repeat, Scored, Training, Verb
+from compresskit.verbs import ORIGINAL, Distill, Finetune, Loss, Repeat, Scored, Training, Verb, optimizer_steps
 from compresskit.wording import did_you_mean
 
 
@@ -159,6 +159,10 @@ def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, 
     for planned in plan.steps:
         if isinstance(planned.work, Training):
             _check_training(planned.work, planned, processes)
+            if corpus is not None and corpus.train is not None:
+                _check_length(planned.work, len(corpus.train))
+    if corpus is not None and corpus.task.kind == "regression":
+        _check_regression(recipe)
     if corpus is not None and corpus.train is not None:
         _check_room(plan, len(corpus.train.texts), run)
     teachers = {name: _check_teacher(name, first, plan, run) for name in _outsiders(recipe.steps, _teachers)}
@@ -205,6 +209,24 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
         )
 
 
+def _check_length(verb: Training, rows: int) -> None:
+    """A mask may need more steps than there are."""
+    steps = optimizer_steps(verb, rows)
+    if verb.mask is not None and steps < verb.mask.least_steps():
+        raise RecipeError(
+            f"{verb.label}: mask {verb.mask.name} needs at least {verb.mask.least_steps()} optimizer steps and has "
+            f"{steps} here; give the step more epochs or smaller batches, or see the mask's options"
+        )
+
+
+def _check_regression(recipe: Recipe) -> None:
+    for verb, loss in _terms(recipe.steps):
+        if loss.distiller.needs_classes:
+            raise RecipeError(
+                f"{verb.label}: {loss.distiller.name} needs classes, and the labels are numbers; leave that loss out"
+            )
+
+
 def _check_teacher(name: str, student: Checkpoint, plan: Plan, run: Run) -> str:
     """The fingerprint of a teacher in a folder.
 
@@ -234,7 +256,7 @@ def _check_bank(name: str, student: Checkpoint, recipe: Recipe, run: Run) -> str
     """
     model = load(name)
     _check_input("bank", model, student, run)
-    theirs, ours = model.original.width, student.original.width
+    theirs, ours = model.original.hidden_size, student.original.hidden_size
     for verb, loss in _terms(recipe.steps) if theirs != ours else ():
         if name in loss.banks and loss.distiller.same_hidden_size:
             raise CheckpointError(
@@ -266,7 +288,7 @@ def _check_room(plan: Plan, rows: int, run: Run) -> None:
             continue
         names = {name for _, loss in _terms((planned.work,)) for name in loss.banks}
         models = sum(max(saves[name], 1) for name in names)
-        size = models * rows * plan.original.width * BYTES
+        size = models * rows * plan.original.hidden_size * BYTES
         if size > run.cache_bytes:
             where = planned.work.label + (f" (round {planned.iteration})" if planned.iteration else "")
             raise RecipeError(

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from compresskit.edits import Edit, edit_from_json, edit_to_json
 from compresskit.errors import CompresskitError
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.writing import saving
+
+fcntl: Any = None
+with suppress(ImportError):  # Windows has none
+    import fcntl
 
 STEP = "step.json"
 RUN = "run.json"
@@ -94,6 +99,7 @@ class Journal:
     digests: Sequence[str]
     names: Sequence[str]
     kept: Sequence[bool]
+    lock: int | None = None
 
     def open(self, reuse: Path | None) -> None:
         """Claim the folder for this run, and clear away what a kill left half-done.
@@ -102,11 +108,13 @@ class Journal:
             reuse: another output folder; its first steps are taken over where they are the same.
 
         Raises:
-            CompresskitError: the folder holds something else, or there is nothing to reuse.
+            CompresskitError: the folder holds something else, another run is at work in it, or there is nothing to
+                reuse.
         """
         if reuse is not None and not (reuse / RUN).is_file():
             raise CompresskitError(f"--reuse {reuse} was not written by compresskit apply; give an output folder of it")
         self._claim()
+        self._lock()
         if reuse is not None:
             self._adopt(reuse)
         done = self.done()
@@ -116,6 +124,12 @@ class Journal:
         for stray in sorted((self.out / "steps").glob("*")):
             if stray.name not in wanted and stray.is_dir():
                 shutil.rmtree(stray)
+
+    def close(self) -> None:
+        """Let others work in the folder."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def is_finished(self, papers: Sequence[str]) -> bool:
         """Whether this very run has been here and has written its papers, which come last."""
@@ -170,6 +184,21 @@ class Journal:
             self.out.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(dict(self.whole)), encoding="utf-8")
             scratch.replace(self.out / RUN)
+
+    def _lock(self) -> None:
+        """Keep other runs out until `close`; where the system has no such locks, hope for the best."""
+        if fcntl is None:
+            return
+        self.lock = os.open(self.out, os.O_RDONLY)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise CompresskitError(
+                f"--out {self.out}: another run is at work in it; wait until it is done, or give another folder"
+            ) from error
+        except OSError:
+            self.close()
 
     def _adopt(self, other: Path) -> None:
         """Link in the steps of another output folder that are the same as ours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,15 +24,30 @@ def sizes_of(model: Model) -> Sizes:
     return model.shape.sizes(head_size(model.anatomy, model.body[0]), model.hidden_size)
 
 
+FACTORS = ("attention", "ffn", "heads", "neurons", "hidden", "rank")
+"""Fields of `Masks` that hold tensors."""
+
+
 @contextmanager
 def masked(model: Model, masks: Masks | None) -> Iterator[None]:
     """While it lasts, the model uses of itself what the masks say, but for `layers`, which the passes skip."""
-    hooks = [] if masks is None else list(_hooks(model, masks))
+    narrower = masks is not None and masks.hidden is not None and not bool(masks.hidden.all())
+    hooks = [] if masks is None else list(_hooks(model, on(masks, model.device), narrower))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def on(masks: Masks, device: torch.device) -> Masks:
+    """The masks with their factors on a device, wherever the masker made them."""
+    moved: dict[str, Any] = {
+        name: tuple(part.to(device) for part in value) if isinstance(value, tuple) else value.to(device)
+        for name in FACTORS
+        if (value := getattr(masks, name)) is not None
+    }
+    return replace(masks, **moved)
 
 
 def runs(masks: Masks | None, index: int) -> bool:
@@ -41,23 +57,20 @@ def runs(masks: Masks | None, index: int) -> bool:
 
 def alive(model: Model, masks: Masks | None) -> tuple[int, ...]:
     """Positions, among the layers that run, counted from 1, of those that add something to the hidden states."""
+    shapes, masks = model.shape.layers, masks or Masks()
+    attention = _open([layer.heads > 0 for layer in shapes], masks.attention, masks.heads)
+    ffn = _open([layer.neurons > 0 for layer in shapes], masks.ffn, masks.neurons)
     running = [index for index in range(model.depth) if runs(masks, index)]
-    return tuple(place for place, index in enumerate(running, start=1) if _adds(model, masks, index))
+    return tuple(place for place, index in enumerate(running, start=1) if attention[index] or ffn[index])
 
 
-def _adds(model: Model, masks: Masks | None, index: int) -> bool:
-    shape, masks = model.shape.layers[index], masks or Masks()
-    attention = shape.heads and _some(masks.attention, index) and _any(factors_of(masks.heads, index))
-    ffn = shape.neurons and _some(masks.ffn, index) and _any(factors_of(masks.neurons, index))
-    return bool(attention or ffn)
-
-
-def _some(whole: Tensor | None, index: int) -> bool:
-    return whole is None or bool(whole[index] != 0)
-
-
-def _any(units: Tensor | None) -> bool:
-    return units is None or bool((units != 0).any())
+def _open(there: Sequence[bool], whole: Tensor | None, units: Sequence[Tensor]) -> list[bool]:
+    """For each layer, whether the attention or the FFN is there and something of it is not masked out."""
+    some = torch.tensor(there)
+    for factors in (whole, torch.stack([own.ne(0).any() for own in units]) if units else None):
+        if factors is not None:
+            some = some & factors.detach().ne(0).cpu()
+    return some.tolist()
 
 
 def factors_of(each: Sequence[Tensor], index: int) -> Tensor | None:
@@ -81,13 +94,13 @@ def stream_start(model: Model) -> list[nn.Module]:
     return [project] if project is not None else list(norms(find(model.network, model.anatomy.embeddings)))
 
 
-def _hooks(model: Model, masks: Masks) -> Iterator[RemovableHandle]:
+def _hooks(model: Model, masks: Masks, narrower: bool) -> Iterator[RemovableHandle]:
     for index, layer in enumerate(model.body):
         yield from _unit_hooks(model.anatomy, layer, "heads", factors_of(masks.heads, index), masks.attention, index)
         yield from _unit_hooks(model.anatomy, layer, "neurons", factors_of(masks.neurons, index), masks.ffn, index)
     if masks.hidden is not None:
         for module in (*stream_start(model), *(norm for layer in model.body for norm in norms(layer))):
-            hook = _narrow_norm if isinstance(module, nn.LayerNorm) else _scaled_output
+            hook = _narrow_norm if narrower and isinstance(module, nn.LayerNorm) else _scaled_output
             yield module.register_forward_hook(hook(masks.hidden))
     if masks.rank is not None:
         embedding = find(model.network, model.anatomy.word_embeddings)
@@ -126,8 +139,6 @@ def _narrow_norm(factors: Tensor) -> Callable[[nn.Module, tuple[Any, ...], Tenso
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         assert isinstance(module, nn.LayerNorm)
-        if bool(left.all()):
-            return output * factors.to(output.dtype)
         hidden = inputs[0].float()
         mean = (hidden * left).sum(-1, keepdim=True) / left.sum()
         away = (hidden - mean) * left

@@ -25,7 +25,7 @@ from compresskit.cost import original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, RecipeError
 from compresskit.interfaces import ExitPolicy, MaskModule, Masks, Projections, Trace
-from compresskit.masking import alive, masked
+from compresskit.masking import alive, masked, runs
 from compresskit.passes import leave_early, overheard, run_through, split
 
 
@@ -280,7 +280,11 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
             return replace(
                 trace,
                 hidden=trace.hidden if hidden else (),
-                attention=tuple(split(self, *pair) for pair in zip(self.body, heard, strict=False) if pair[1]),
+                attention=tuple(
+                    split(self, layer, notes, trace.mask)
+                    for index, (layer, notes) in enumerate(zip(self.body, heard, strict=False))
+                    if runs(masks, index)
+                ),
                 projected=tuple(map(self.projection, trace.hidden)) if hidden and self.projection is not None else (),
                 alive=alive(self, masks),
             )

@@ -50,7 +50,6 @@ class Order:
             "finetune": self._finetune,
         }
         excused = before[verb](options, rounds, complain) if verb in before else set()
-        self.cut = self.cut or "mask" in options
         for key in ("distill",) if verb == "distill" else ("teacher",) if verb in ("prune", "rewire") else ():
             self._teacher(key, options, complain)
         if "rewind" in options and options["rewind"].plain() is True and self.factored:

@@ -129,9 +129,12 @@ def overheard(model: Model, wanted: bool) -> Iterator[list[dict[str, Tensor]]]:
             hook.remove()
 
 
-def split(model: Model, layer: nn.Module, notes: dict[str, Tensor]) -> Projections:
-    """(batch, tokens, heads * size) each to (batch, heads, tokens, size)."""
+def split(model: Model, layer: nn.Module, notes: dict[str, Tensor], mask: Tensor) -> Projections:
+    """(batch, tokens, heads * size) each to (batch, heads, tokens, size); without heads nothing was heard."""
     size = head_size(model.anatomy, layer)
+    if not notes:
+        nothing = torch.empty(len(mask), 0, mask.shape[1], size, device=mask.device)
+        return Projections(nothing, nothing, nothing)
     parts = {role: whole.reshape(*whole.shape[:-1], -1, size).transpose(1, 2) for role, whole in notes.items()}
     return Projections(**parts)
 

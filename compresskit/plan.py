@@ -104,7 +104,11 @@ class _Planner:
     def __init__(self, original: Original) -> None:
         self.original = original
         self.shape = original.shape
-        self.saved: dict[str, Shape] = {}
+        self.saved: dict[str, tuple[Shape, int]] = {}
+        self.guessed = ""
+        """The masker whose cuts of units are foreseen and not known."""
+        self.narrowings = 0
+        """Times that a masker may have cut hidden states."""
         self.pace = "linear"
         self.wrong = Mistakes()
 
@@ -127,6 +131,7 @@ class _Planner:
         self._compare(work)
         if isinstance(work, tuple):
             for verb in work:
+                self._check_shared(verb)
                 if isinstance(verb, Prune):
                     self._prune(verb, start, way)
         elif isinstance(work, Share):
@@ -136,9 +141,9 @@ class _Planner:
         elif isinstance(work, Exit):
             self._exit(work)
         elif work.mask is not None:
-            self._mask(work, work.mask)
+            self._mask(work, work.mask, iteration)
         if isinstance(work, Training) and work.save_as:
-            self.saved[work.save_as] = self.shape
+            self.saved[work.save_as] = self.shape, self.narrowings
         return Planned(work, self.shape, iteration)
 
     def _compare(self, work: Work) -> None:
@@ -146,18 +151,36 @@ class _Planner:
         dims = self.original.dims
         for verb in work if isinstance(work, tuple) else (work,):
             teacher = verb.teacher if isinstance(verb, (Distill, Scored)) else None
-            for problem in mismatches(verb, dims, self.shape, dims, self.saved.get(teacher or "")):
+            shape, _ = self.saved.get(teacher or "", (None, 0))
+            for problem in mismatches(verb, dims, self.shape, dims, shape):
                 self._mistake(verb, problem)
+            for distiller, model in _compared(verb):
+                if distiller.same_hidden_size and self.saved.get(model, (None, 0))[1] < self.narrowings:
+                    self._mistake(
+                        verb,
+                        f"{distiller.name} can't compare hidden states with those of {model}, as a mask before this "
+                        "step may cut some; leave that loss out, or set the mask's option 'hidden' to false",
+                    )
+
+    def _check_shared(self, verb: Scored) -> None:
+        """A unit of one layer can't go, or change places, where another layer uses its weights."""
+        if verb.target != "layers" and self.original.shape.owners:
+            self._mistake(
+                verb,
+                f"{self.original.name} has layers that share weights; {verb.name} {verb.target} before sharing, "
+                "or leave it out",
+            )
 
     def _prune(self, prune: Prune, start: Shape, way: Fraction) -> None:
         if prune.target == "layers":
             self._prune_layers(prune)
             return
         target: UnitTarget = prune.target
-        if self.original.shape.owners:
+        if self.guessed:
             self._mistake(
                 prune,
-                f"{self.original.name} has layers that share weights; prune {target} before sharing, or leave it out",
+                f"how many {target} mask {self.guessed} leaves is not known before; prune before it, or leave one of "
+                "the two out",
             )
             return
         before = [getattr(layer, target) for layer in start.layers]
@@ -174,12 +197,13 @@ class _Planner:
     def _total(self, prune: Prune, full: int) -> int:
         """What stays in all layers together."""
         goal = self._count(prune, prune.keep, full, f"{prune.target} of all layers")
-        floor_ = prune.least * len(self.shape.layers)
+        some: list[int] = [count for layer in self.shape.layers if (count := getattr(layer, prune.target))]
+        floor_ = sum(min(prune.least, count) for count in some)
         if goal < floor_:
             self._mistake(
                 prune,
                 f"keep {prune.keep} of {full} {prune.target} leaves less than {prune.least} for each of the "
-                f"{len(self.shape.layers)} layers; keep at least {floor_}",
+                f"{len(some)} layers; keep at least {floor_}",
             )
         return max(goal, floor_)
 
@@ -198,6 +222,13 @@ class _Planner:
             given = self.original.name
             self._mistake(
                 share, f"{given} has layers that share weights; leave this step out, or give --model its original"
+            )
+            return
+        if self.guessed:
+            self._mistake(
+                share,
+                f"mask {self.guessed} leaves layers of different sizes, which can't share weights; leave one of the "
+                "two out",
             )
             return
         if depth % share.groups:
@@ -255,10 +286,12 @@ class _Planner:
                 f"the last exit is after layer {layers[-1]}, but the model has {depth} layers; add {depth} to the list",
             )
         if exit_.start == "original":
+            if self.guessed or self.narrowings:
+                self._mistake(exit_, "'start: original' would undo what a mask before it cut; move this step before it")
             self.shape = self.original.shape
         self.shape = replace(self.shape, exits=layers, head=exit_.head, read_out=exit_.pooler == "keep")
 
-    def _mask(self, training: Finetune | Distill, masker: Masker) -> None:
+    def _mask(self, training: Finetune | Distill, masker: Masker, iteration: int) -> None:
         """What the masker thinks that it will leave."""
         now = self.shape
         sizes = now.sizes(self.original.dims.head_size, self.original.dims.hidden)
@@ -267,9 +300,18 @@ class _Planner:
         except ValueError as error:
             self._mistake(training, f"mask {masker.name} {error}")
             return
-        if now.owners and then != sizes:
-            self._mistake(training, f"mask {masker.name} would cut layers that share their weights; put share after it")
+        units = (then.heads, then.neurons) != (sizes.heads, sizes.neurons)
+        if now.owners and (units or masker.narrows()):
+            self._mistake(
+                training,
+                f"mask {masker.name} would cut layers that share their weights; leave the mask or the sharing out",
+            )
             return
+        if iteration and (then != sizes or masker.narrows()):
+            self._mistake(training, f"a repeat would have mask {masker.name} cut again in each round; move it out")
+            return
+        self.guessed = masker.name if units else self.guessed
+        self.narrowings += masker.narrows()
         layers = tuple(LayerShape(*counts) for counts in zip(then.heads, then.neurons, strict=True))
         hidden = now.hidden if then.hidden == sizes.hidden else then.hidden
         self.shape = replace(now, layers=layers, hidden=hidden, rank=then.rank)
@@ -305,6 +347,15 @@ def mismatches(verb: Verb, dims: Dims, student: Shape, theirs: Dims, teacher: Sh
         problem = _mismatch(distiller, ours, other) if distiller.needs_teacher else None
         if problem is not None:
             yield f"{distiller.name} can't learn from {verb.teacher}: {problem}"
+
+
+def _compared(verb: Verb) -> Iterator[tuple[Distiller, str]]:
+    """Each distiller of a step with the models that it holds the student against: its teacher, its banks."""
+    for losses in verb.losses:
+        for loss in getattr(verb, losses).values():
+            if loss.distiller.needs_teacher and isinstance(verb, (Distill, Scored)) and verb.teacher:
+                yield loss.distiller, verb.teacher
+            yield from ((loss.distiller, bank) for bank in loss.banks)
 
 
 def _mismatch(distiller: Distiller, student: Sizes, teacher: Sizes) -> str | None:

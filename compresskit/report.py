@@ -106,7 +106,7 @@ class Side:
 
     Args:
         name: folder or Hub id.
-        shape: heads and neurons per layer, ranks, exits, which layers share weights.
+        shape: heads and neurons per layer, ranks, exits, which layers share weights, how wide hidden states are.
         parameters: how many.
         flops: of one example at full depth, by convention.
         blocks: where parameters and work are.

@@ -184,7 +184,21 @@ def _train(
     seconds, left = teach(lesson)
     # Not every training teaches every head: hidden states teach none, the last exit's answers only the last one.
     model.note_trained(layer for layer, weights in before.items() if not weights.equal(model.head_weights(layer)))
-    return Done(() if left is None else fold(model, left), seconds)
+    if left is None:
+        return Done(seconds=seconds)
+    edits = fold(model, left)
+    workshop.run.progress.say(f"the mask leaves {_counts(model)}")
+    return Done(edits, seconds)
+
+
+def _counts(model: CompressedForSequenceClassification) -> str:
+    """`18 heads and 144 neurons in 6 layers, hidden states of 351`."""
+    layers = model.shape.layers
+    heads, neurons = sum(layer.heads for layer in layers), sum(layer.neurons for layer in layers)
+    rank = "" if model.shape.rank is None else f", a word embedding of rank {model.shape.rank}"
+    return (
+        f"{heads:,} heads and {neurons:,} neurons in {len(layers)} layers, hidden states of {model.hidden_size}{rank}"
+    )
 
 
 def _exit(verb: Exit, planned: Planned, number: int, workshop: Workshop) -> Done:

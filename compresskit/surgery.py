@@ -25,7 +25,7 @@ from compresskit.edits import (
 )
 from compresskit.errors import SurgeryError
 from compresskit.interfaces import ExitHead, Masks
-from compresskit.masking import factors_of, norms, reader, stream_start
+from compresskit.masking import FACTORS, alive, factors_of, norms, on, reader, stream_start
 from compresskit.model import CompressedForSequenceClassification as Model
 from compresskit.modules import FactorizedEmbedding, NoHeads
 
@@ -88,8 +88,8 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
         SurgeryError: nothing would be left of the hidden states, or exits are made for those that would be cut.
     """
     edits: list[Edit] = []
-    if masks.hidden is not None and not bool(masks.hidden.all()):
-        _check_hidden(model, _left(masks.hidden))
+    masks = on(masks, model.device)
+    _check_fold(model, masks)
     with torch.no_grad():
         for index in range(model.depth):
             heads = _fold_units(model, "heads", index, factors_of(masks.heads, index), masks.attention)
@@ -113,6 +113,18 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
     for edit in edits:
         perform(edit, model)
     return tuple(edits)
+
+
+def _check_fold(model: Model, masks: Masks) -> None:
+    if masks.hidden is not None and not bool(masks.hidden.all()):
+        _check_hidden(model, _left(masks.hidden))
+    if model.shape.owners and any(getattr(masks, name) not in (None, ()) for name in FACTORS if name != "rank"):
+        raise SurgeryError("layers share their weights, which would be scaled twice; mask before sharing")
+    if not alive(model, masks):
+        raise SurgeryError(
+            "nothing would be left of any layer's attention or FFN; ask for less sparsity, or for gates that learn "
+            "more slowly"
+        )
 
 
 def _fold_units(

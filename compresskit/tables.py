@@ -101,8 +101,9 @@ def layers(report: Report) -> Table:
         embedding = f"{shape.embedding} wide, as all embeddings, then a linear layer"
     sharing = "".join(f" Layers {_spans(run)} share one set of weights." for run in _sharing(shape.owners))
     columns = ("layers", "heads each", "FFN neurons each", "exits after")
+    narrow = "" if shape.hidden is None else f" Hidden states: {shape.hidden} wide."
     head = "" if shape.head is None else f" Exit heads: {shape.head.name}."
-    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{sharing}{head}")
+    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{narrow}{sharing}{head}")
 
 
 def blocks(model: Side) -> Table:

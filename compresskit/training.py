@@ -39,7 +39,7 @@ from compresskit.progress import Task
 from compresskit.run import Run
 from compresskit.runtime.processor import quick_gradients
 from compresskit.teachers import Teacher
-from compresskit.verbs import Training
+from compresskit.verbs import Training, optimizer_steps
 from compresskit.writing import saving
 
 SHARE, MASK = "exits_share.", "mask."
@@ -313,11 +313,6 @@ def _check_finite(lesson: Lesson) -> None:
             raise CompresskitError(
                 f"{lesson.options.label}: training diverged, weights are NaN or infinite; give it a lower learning_rate"
             )
-
-
-def optimizer_steps(options: Training, rows: int) -> int:
-    """How many optimizer steps the options mean for that many rows; a short last batch of an epoch is skipped."""
-    return max(round(max(rows // options.batch_size, 1) * options.epochs), 1)
 
 
 def last_checkpoint(folder: Path) -> tuple[str | None, float]:

@@ -384,6 +384,11 @@ VERBS: Mapping[str, type[Verb]] = {
 }
 
 
+def optimizer_steps(options: Training, rows: int) -> int:
+    """How many optimizer steps the options mean for that many rows; a short last batch of an epoch is skipped."""
+    return max(round(max(rows // options.batch_size, 1) * options.epochs), 1)
+
+
 def plain(value: Any) -> Any:
     """A field's value as a recipe writes it; strategies and losses are written by the recipe."""
     if isinstance(value, Fraction):

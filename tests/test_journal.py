@@ -32,6 +32,7 @@ def commit(model):
     def commit(out, digests="abcd", upto=4, kept=KEPT, reuse=None):
         journal = Journal(out, {"recipe": digests[-1], "seed": digests[0]}, list(digests), NAMES, kept)
         journal.open(reuse)
+        journal.close()  # or none of the next could come in
         for number in range(len(journal.done()) + 1, upto + 1):
             entry = Entry(number, NAMES[number - 1], digests[number - 1], seconds=float(number))
             journal.commit(entry, model, tiny_tokenizer())
@@ -187,6 +188,19 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path, commit):
         "give a new or empty folder"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "thesis.tex"]
+
+
+def test_a_folder_in_which_another_run_is_at_work_is_refused_until_that_is_done(tmp_path, commit):
+    first, second = (Journal(tmp_path / "out", {"all": "same"}, ["a"], ["finetune"], [True]) for _ in range(2))
+    first.open(None)
+    with pytest.raises(CompresskitError) as caught:
+        second.open(None)
+    assert str(caught.value) == (
+        f"--out {tmp_path / 'out'}: another run is at work in it; wait until it is done, or give another folder"
+    )
+    first.close()
+    second.open(None)
+    second.close()
 
 
 def test_a_file_is_refused(tmp_path, commit):

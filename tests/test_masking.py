@@ -28,7 +28,7 @@ from compresskit.edits import (
 from compresskit.errors import CheckpointError, SurgeryError
 from compresskit.export import stock
 from compresskit.interfaces import Masks
-from compresskit.masking import sizes_of
+from compresskit.masking import masked, sizes_of
 from compresskit.model import wrap
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh
@@ -188,6 +188,45 @@ def test_gradients_reach_the_factors():
     masks = Masks(heads=(factors, torch.ones(4), torch.ones(4)))
     model.trace(texts(model), masks=masks).last.sum().backward()
     assert (factors.grad != 0).all()
+
+
+def test_factors_go_to_where_the_model_is():
+    """Maskers make them wherever they like; `meta` stands for a GPU."""
+    model = wrapped().to("meta")
+    masks = everything(wrapped())
+    out = model.body[0].attention.output.dense
+    with masked(model, masks):
+        assert out(torch.empty(2, 5, 32, device="meta")).device.type == "meta"
+        assert model.body[0].output.LayerNorm(torch.empty(2, 5, 32, device="meta")).device.type == "meta"
+
+
+def test_layers_that_share_weights_are_not_scaled_twice():
+    model = wrapped()
+    perform(ShareLayers((0, 0, 0), "mean"), model)
+    before = answer(model)
+    with pytest.raises(SurgeryError) as caught:
+        fold(model, Masks(ffn=torch.tensor([0.5, 0.5, 0.5])))
+    assert str(caught.value) == "layers share their weights, which would be scaled twice; mask before sharing"
+    assert torch.equal(answer(model), before)
+
+
+def test_something_is_left_of_some_layer():
+    model = wrapped()
+    with pytest.raises(SurgeryError) as caught:
+        fold(model, Masks(attention=torch.zeros(3), ffn=torch.zeros(3)))
+    assert str(caught.value) == (
+        "nothing would be left of any layer's attention or FFN; ask for less sparsity, or for gates that learn "
+        "more slowly"
+    )
+
+
+def test_recorded_attention_has_a_place_for_layers_without_heads():
+    model = wrapped()
+    perform(CutHeads(1, ()), model)
+    with torch.no_grad():
+        recorded = model.trace(texts(model), attention=True).attention
+    assert [layer.query.shape[1] for layer in recorded] == [4, 0, 4]
+    assert recorded[1].query.shape == (6, 0, 9, 8)
 
 
 def test_no_hook_is_left_behind():

@@ -797,6 +797,14 @@ def test_a_stopped_training_with_a_mask_goes_on_to_the_very_same_weights(lesson,
     assert torch.equal(masker.made[0].price, whole.made[0].price)
 
 
+def test_a_mask_works_in_bf16_and_its_own_parameters_stay_in_fp32(lesson):
+    masker, model = Gates(), student()
+    teach(lesson(model, epochs=0.5, mask=masker, run=Run(bf16=True)))
+    assert masker.made[0].factor.dtype is torch.float32
+    assert 0 < masker.made[0].factor < 0.5
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
 def test_train_layers_leaves_the_embeddings_bit_for_bit(lesson):
     model = student()
     before = weights(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from math import floor
 from typing import Annotated, ClassVar, final
@@ -26,12 +27,12 @@ from compresskit import (
 )
 from compresskit.errors import CompresskitError
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
 
 
-def kept_layers(depth: int, share: float) -> tuple[int, ...]:
-    """0-based layers of a sub-network of so much of the depth: floor(i / share), as in the released code."""
-    return tuple(floor(index / share) for index in range(round(depth * share)))
+def kept_layers(depth: int, part: float) -> tuple[int, ...]:
+    """0-based layers of a sub-network of so much of the depth: floor(i / part), as in the released code."""
+    return tuple(floor(index / part) for index in range(round(depth * part)))
 
 
 class SubNetworks(MaskModule):
@@ -55,9 +56,9 @@ class SubNetworks(MaskModule):
         )
 
 
-def first(count: int, share: float) -> Tensor:
-    """(count,) 1 for the first ones, at least one of them, and 0 for the others."""
-    return (torch.arange(count) < max(int(count * share), 1)).float()
+def first(count: int, part: float) -> Tensor:
+    """(count,) 1 for the first ones, as many as `prune` keeps for that fraction, and 0 for the others."""
+    return (torch.arange(count) < max(floor(count * Fraction(repr(part)) + Fraction(1, 2)), 1)).float()
 
 
 @final
@@ -77,8 +78,8 @@ class DynaBert(Masker):
 
     name: ClassVar[str] = "dynabert"
 
-    widths: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0, 0.75, 0.5, 0.25)
-    depths: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
+    widths: Annotated[tuple[Part, ...], Field(min_length=1)] = (1.0, 0.75, 0.5, 0.25)
+    depths: Annotated[tuple[Part, ...], Field(min_length=1)] = (1.0,)
 
     def build(self, sizes: Sizes) -> SubNetworks:
         """One pass for each sub-network."""

@@ -57,6 +57,16 @@ def test_a_width_takes_the_first_heads_and_neurons():
     assert masks.layers == (True,) * 12
 
 
+@pytest.mark.parametrize(("count", "part"), [(6, 0.75), (6, 0.25), (2, 0.75), (12, 0.3), (3072, 0.3), (12, 0.25)])
+def test_a_width_is_as_many_units_as_prune_keeps_for_it(tmp_path, count, part):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"recipe: 1\nname: some\nsteps:\n  - {{prune: neurons, by: first, keep: {part}}}\n")
+    original = load(str(save_tiny(tmp_path / "model", neurons=count))).original
+    kept = make_plan(read_recipe(path), original).shape.layers[0].neurons
+    sizes = Sizes(heads=(4,), neurons=(count,), head_size=8, hidden=32)
+    assert int(DynaBert((part,)).build(sizes).masks(0, 0, 1).neurons[0].sum()) == kept
+
+
 def test_at_least_one_head_is_in_every_width():
     masks = DynaBert((0.1,)).build(BERT).masks(0, 0, 1)
     assert [int(heads.sum()) for heads in masks.heads] == [1] * 12

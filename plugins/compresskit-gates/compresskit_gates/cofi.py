@@ -57,9 +57,23 @@ class Granularities(GatedModel):
         """What is left."""
         self.hold()
         factors = [gate.settled() for gate in self._each()]
-        if self.hidden is not None and not bool(factors[-1].any()):
-            factors[-1][int(self.hidden.logits.argmax())] = 1.0
+        if self.hidden is not None and not bool(factors[4].any()):
+            factors[4][int(self.hidden.logits.argmax())] = 1.0
+        self._keep_some(factors)
         return self._masks(factors)
+
+    def _keep_some(self, factors: list[Tensor]) -> None:
+        """Where every attention and every FFN would go, the likeliest FFN stays with its likeliest neuron."""
+        masks = self._masks(factors)
+        pairs = ((factors[0], masks.heads), (factors[1], masks.neurons))
+        if any(
+            bool(whole[layer]) and bool(units[layer].any()) for whole, units in pairs for layer in range(self.depth)
+        ):
+            return
+        layer = int(self.ffn.logits.argmax())
+        factors[1][layer] = 1.0
+        logits = torch.split(self.neurons.logits, list(self.sizes.neurons))[layer]
+        masks.neurons[layer][int(logits.argmax())] = 1.0
 
     def _each(self) -> list[HardConcrete]:
         last = [] if self.hidden is None else [self.hidden]
@@ -115,6 +129,14 @@ class CoFi(Masker):
     def build(self, sizes: Sizes) -> Granularities:
         """The gates of a model of these sizes."""
         return Granularities(sizes, self)
+
+    def narrows(self) -> bool:
+        """Where hidden states have gates."""
+        return self.hidden
+
+    def least_steps(self) -> int:
+        """Gates must be drawn at least once."""
+        return self.free_steps + 1
 
     def foresee(self, sizes: Sizes) -> Sizes:
         """Heads and neurons cut alike in every layer to the target; where the gates will cut can't be known.
@@ -173,7 +195,7 @@ class LayerMatch(Distiller):
         """
         assert teacher is not None
         deep = len(teacher.hidden) - 1
-        taught = self.layers or tuple(sorted({max(round(deep * part / 4), 1) for part in range(1, 5)}))
+        taught = self.layers or tuple(sorted({max((2 * deep * part + 4) // 8, 1) for part in range(1, 5)}))
         if taught[-1] > deep:
             raise CompresskitError(
                 f"layer-match: layer {taught[-1]} is not one of the teacher's {deep}; correct 'layers'"

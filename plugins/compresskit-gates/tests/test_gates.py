@@ -222,6 +222,19 @@ def test_the_likeliest_dimension_stays_where_all_would_go():
     assert final.hidden.nonzero().flatten().tolist() == [5]
 
 
+def test_the_likeliest_neuron_stays_where_every_unit_would_go():
+    module = CoFi(0.5, temperature=0.01, hidden=False).build(TINY)
+    with torch.no_grad():
+        for gate in module.gates():
+            gate.logits.fill_(-4.6)
+        module.ffn.logits[1] = -4.5
+        module.neurons.logits[64 + 7] = -4.5
+        final = module.final()
+    assert final.ffn.nonzero().flatten().tolist() == [1]
+    assert [neurons.nonzero().flatten().tolist() for neurons in final.neurons] == [[], [7], []]
+    assert not final.attention.any()
+
+
 # --- the layer match -------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +265,9 @@ def test_only_layers_that_add_something_learn():
     assert match(trace(0, 13, 20, alive=()), teacher, 2) == 0
 
 
-@pytest.mark.parametrize(("depth", "expected"), [(12, (3, 6, 9, 12)), (4, (1, 2, 3, 4)), (2, (1, 2)), (1, (1,))])
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(12, (3, 6, 9, 12)), (6, (2, 3, 5, 6)), (4, (1, 2, 3, 4)), (2, (1, 2)), (1, (1,))]
+)
 def test_four_layers_are_taught_unless_it_says_otherwise(depth, expected):
     teacher = trace(*range(depth + 1))
     # A student of one layer, as far off as tells which layer it was compared with.
@@ -353,6 +368,62 @@ def test_what_cannot_be_gated_is_said_before_anything_is_done(tmp_path, original
     with pytest.raises(RecipeError) as caught:
         plan(tmp_path, original, *steps)
     assert message in str(caught.value)
+
+
+COFI = "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5}}}"
+FIRST = "finetune: {epochs: 1}"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        (
+            (COFI, "{prune: heads, by: magnitude, keep: 1/2}"),
+            "how many heads mask cofi leaves is not known before; prune before it, or leave one of the two out",
+        ),
+        (
+            (COFI, "{share: layers}"),
+            "mask cofi leaves layers of different sizes, which can't share weights; leave one of the two out",
+        ),
+        (
+            ("{share: layers}", COFI),
+            "mask cofi would cut layers that share their weights; leave the mask or the sharing out",
+        ),
+        (
+            (FIRST, COFI, "{distill: teacher, by: hidden-states, epochs: 1}"),
+            (
+                "hidden-states can't compare hidden states with those of teacher, as a mask before this step may cut "
+                "some; leave that loss out, or set the mask's option 'hidden' to false"
+            ),
+        ),
+        (
+            (COFI, "{exit: all, by: entropy, with: {threshold: 0.3}, start: original}"),
+            "'start: original' would undo what a mask before it cut; move this step before it",
+        ),
+        (
+            (FIRST, "{repeat: 2, steps: [" + f"{{{COFI}}}" + "]}"),
+            "a repeat would have mask cofi cut again in each round; move it out",
+        ),
+    ],
+    ids=["prune", "share", "shared", "hidden", "start", "repeat"],
+)
+def test_what_gates_that_cut_get_in_the_way_of_is_said_before_anything_is_done(tmp_path, original, steps, message):
+    with pytest.raises(RecipeError) as caught:
+        plan(tmp_path, original, *steps)
+    assert str(caught.value).endswith(message)
+
+
+def test_after_gates_that_leave_hidden_states_alone_they_can_be_compared(tmp_path, original):
+    narrow = "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5, hidden: false}}}"
+    assert plan(tmp_path, original, FIRST, narrow, "{distill: teacher, by: hidden-states, epochs: 1}")
+
+
+def test_fewer_steps_than_gates_need_are_refused(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        apply_tiny(RECIPES / "cofi.yaml", tmp_path, "steps.1.epochs=1")
+    assert str(caught.value).startswith("steps[1] distill: mask cofi needs at least 101 optimizer steps and has ")
+    assert str(caught.value).endswith(" here; give the step more epochs or smaller batches, or see the mask's options")
+    assert not (tmp_path / "out").exists()
 
 
 def test_exits_may_be_there_where_hidden_states_have_no_gates(tmp_path, original):

@@ -32,11 +32,20 @@ def draw(bank: Bank, index: Tensor, extra: int) -> Entries:
     models, rows, _ = bank.features.shape
     own = (index.cpu() + rows * torch.arange(models).unsqueeze(1)).flatten()
     # At most so many of these are the batch's own, so `extra` others are left where there are as many.
-    others = torch.randperm(models * rows)[: extra + len(own)]
+    others = some(models * rows, extra + len(own))
     others = others[~torch.isin(others, own)][:extra]
     chosen = torch.cat([own, others])
     features, numbers = bank.features.flatten(0, 1)[chosen], chosen % rows
     return Entries(features.to(index.device).float(), numbers.to(index.device), bank.labels[numbers].to(index.device))
+
+
+def some(total: int, count: int) -> Tensor:
+    """That many different numbers below a total, or all of them, in random order."""
+    if total < 16 * count:
+        return torch.randperm(total)[:count]
+    # Putting a large bank in order for each step would take longer than the step.
+    drawn: Tensor = torch.unique(torch.randint(total, (2 * count,)))
+    return drawn[torch.randperm(len(drawn))[:count]]
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,7 @@ class SupCon(Contrast):
     """
 
     name: ClassVar[str] = "sup-con"
+    needs_classes: ClassVar[bool] = True
 
     def pairs(self, entries: Entries, batch: Batch) -> tuple[Tensor, Tensor]:
         """Other texts of the same class, among all other texts.

@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from compresskit_layers import InfoNCE, SupCon
+from compresskit_layers.cap import some
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from compresskit import Bank, Trace
+from compresskit.apply import apply
+from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError
+from compresskit.recipe import read_recipe
+from compresskit.run import Run
 from compresskit.testing import apply_tiny, parametrize
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cap.yaml"
@@ -260,6 +265,35 @@ def test_numbers_are_no_classes():
 # --- the recipe ------------------------------------------------------------------------------------------------------
 
 QUICK = ("steps.0.finetune.epochs=0.5", "steps.4.repeat=2")
+
+
+def test_regression_is_refused_before_anything_is_done(tmp_path):
+    from compresskit.testing import save_tiny, tiny_text
+
+    model = save_tiny(tmp_path / "model", trained=False, labels=1)
+    data = tiny_text(tmp_path / "data", labels=1)
+    (tmp_path / "r.yaml").write_text(
+        "recipe: 1\nname: some\nsteps:\n- finetune: {epochs: 1}\n"
+        "- {distill: teacher, by: {labels: 1, sup-con: {weight: 1, banks: [teacher]}}, epochs: 1}\n"
+    )
+    with pytest.raises(CompresskitError) as caught:
+        apply(read_recipe(tmp_path / "r.yaml"), str(model), str(data), DataOptions(), tmp_path / "out", Run())
+    message = "steps[1] distill: sup-con needs classes, and the labels are numbers; leave that loss out"
+    assert str(caught.value) == message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("total", "count"), [(100, 20), (100, 100), (100, 120), (10_000, 50)])
+def test_some_numbers_are_all_different_and_as_many_as_there_are(total, count):
+    drawn = some(total, count)
+    assert len(drawn) == len(set(drawn.tolist())) == min(count, total)
+    assert int(drawn.min()) >= 0 and int(drawn.max()) < total
+
+
+def test_some_numbers_come_from_everywhere():
+    torch.manual_seed(0)
+    drawn = torch.cat([some(2000, 50) for _ in range(400)]).float()
+    assert float(drawn.mean()) == pytest.approx(999.5, abs=25)
 
 
 def test_the_recipe_runs_and_its_model_loads(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from compresskit_layers import LayerDrop
+from compresskit_layers.layerdrop import DroppedLayers
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -45,6 +46,14 @@ def test_each_pass_draws_anew_and_each_layer_alike():
 
 def test_one_layer_is_always_left():
     assert min(sum(layers) for layers in drawn(0.99, 2000)) == 1
+
+
+def test_layers_are_left_out_while_the_recipe_trains(tmp_path, monkeypatch):
+    seen = []
+    masks = DroppedLayers.masks
+    monkeypatch.setattr(DroppedLayers, "masks", lambda *asked: seen.append(masks(*asked)) or seen[-1])
+    apply_tiny(RECIPES / "layerdrop.yaml", tmp_path, "steps.0.finetune.epochs=6", "steps.1.keep=[1, 3]", layers=4)
+    assert len({one.layers for one in seen}) > 1
 
 
 def test_the_recipe_cuts_layers_and_changes_no_weight_of_the_others(tmp_path):
