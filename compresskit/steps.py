@@ -30,13 +30,14 @@ from compresskit.edits import (
     ShareLayers,
 )
 from compresskit.errors import DataError, PluginError
+from compresskit.folding import fold
 from compresskit.interfaces import Bank, Distiller, Pruner
 from compresskit.losses import Losses, banks_of, needs_hidden, of_teacher
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Planned
 from compresskit.run import Run
 from compresskit.scoring import ScoreContext, Scoring
-from compresskit.surgery import fold, perform, word_embedding
+from compresskit.surgery import perform, word_embedding
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
 from compresskit.verbs import ORIGINAL, Distill, Exit, Factorize, Finetune, Loss, Prune, Rewire, Scored, Share, Training

@@ -24,8 +24,8 @@ from compresskit.edits import (
     ShareLayers,
 )
 from compresskit.errors import SurgeryError
-from compresskit.interfaces import ExitHead, Masks
-from compresskit.masking import FACTORS, alive, factors_of, norms, on, reader, stream_start
+from compresskit.interfaces import ExitHead
+from compresskit.masking import norms
 from compresskit.model import CompressedForSequenceClassification as Model
 from compresskit.modules import FactorizedEmbedding, NoHeads
 
@@ -76,82 +76,6 @@ def reshape(model: Model, shape: Shape) -> None:
         perform(ShareLayers(shape.owners, "first"), model)
     if shape.exits and shape.head:
         perform(AddExits(shape.exits, shape.head, shape.read_out), model)
-
-
-def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
-    """Put factors into the weights that they act on and cut what is 0, so that the model answers as it did masked.
-
-    Returns:
-        The cuts, which are done.
-
-    Raises:
-        SurgeryError: nothing would be left of the hidden states, or exits are made for those that would be cut.
-    """
-    edits: list[Edit] = []
-    masks = on(masks, model.device)
-    _check_fold(model, masks)
-    with torch.no_grad():
-        for index in range(model.depth):
-            heads = _fold_units(model, "heads", index, factors_of(masks.heads, index), masks.attention)
-            neurons = _fold_units(model, "neurons", index, factors_of(masks.neurons, index), masks.ffn)
-            edits += [CutHeads(index, heads)] if heads is not None else []
-            edits += [CutNeurons(index, neurons)] if neurons is not None else []
-        if masks.hidden is not None:
-            for module in stream_start(model):
-                _scale_outputs(module, masks.hidden)
-            for layer in model.body:
-                for norm in norms(layer):
-                    _scale_outputs(norm, masks.hidden)
-        if masks.rank is not None:
-            embedding = find(model.network, model.anatomy.word_embeddings)
-            assert isinstance(embedding, FactorizedEmbedding)
-            embedding.expand.weight.mul_(masks.rank)
-    ways = ((CutHidden, masks.hidden), (CutRank, masks.rank))
-    edits += [cut(_left(factors)) for cut, factors in ways if factors is not None and not bool(factors.all())]
-    if masks.layers and not all(masks.layers):
-        edits.append(CutLayers(tuple(index for index, runs in enumerate(masks.layers) if runs)))
-    for edit in edits:
-        perform(edit, model)
-    return tuple(edits)
-
-
-def _check_fold(model: Model, masks: Masks) -> None:
-    if masks.hidden is not None and not bool(masks.hidden.all()):
-        _check_hidden(model, _left(masks.hidden))
-    if model.shape.owners and any(getattr(masks, name) not in (None, ()) for name in FACTORS if name != "rank"):
-        raise SurgeryError("layers share their weights, which would be scaled twice; mask before sharing")
-    if not alive(model, masks):
-        raise SurgeryError(
-            "nothing would be left of any layer's attention or FFN; ask for less sparsity, or for gates that learn "
-            "more slowly"
-        )
-
-
-def _fold_units(
-    model: Model, target: UnitTarget, index: int, units: Tensor | None, whole: Tensor | None
-) -> tuple[int, ...] | None:
-    """The units that stay, or None where all do."""
-    layer = layers(model.anatomy, model.network)[index]
-    out = reader(model.anatomy, layer, target)
-    width = head_size(model.anatomy, layer) if target == "heads" else 1
-    factors = out.weight.new_ones(out.in_features // width) if units is None else units
-    if whole is not None:
-        factors = factors * whole[index]
-        if out.bias is not None:
-            out.bias.mul_(whole[index])
-    out.weight.mul_(factors.repeat_interleave(width))
-    kept = _left(factors)
-    return kept if len(kept) < len(factors) else None
-
-
-def _left(factors: Tensor) -> tuple[int, ...]:
-    return tuple(factors.nonzero().flatten().tolist())
-
-
-def _scale_outputs(module: nn.Module, factors: Tensor) -> None:
-    for parameter in (module.weight, module.bias):
-        assert isinstance(parameter, nn.Parameter)
-        parameter.mul_(factors if parameter.ndim == 1 else factors[:, None])
 
 
 def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
@@ -242,7 +166,7 @@ def _cut_layers(model: Model, edit: CutLayers) -> None:
 
 def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
     """Every matrix, table and norm that writes hidden states or reads them, from the embeddings to the read-out."""
-    _check_hidden(model, keep)
+    check_hidden(model, keep)
     kept = torch.tensor(keep)
     if model.embeddings_project is None:
         _cut_tables(find(model.network, model.anatomy.embeddings), kept)
@@ -263,7 +187,12 @@ def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
         _cut_linear(next(part for part in first if isinstance(part, nn.Linear)), 1, kept)
 
 
-def _check_hidden(model: Model, keep: Sequence[int]) -> None:
+def check_hidden(model: Model, keep: Sequence[int]) -> None:
+    """Whether these dimensions of the hidden states can be what stays.
+
+    Raises:
+        SurgeryError: something is in the way, or nothing would be left.
+    """
     if model.shape.exits:
         raise SurgeryError("the exits are made for hidden states of this width; cut them before the exits are put in")
     if model.shape.owners:

@@ -27,12 +27,13 @@ from compresskit.edits import (
 )
 from compresskit.errors import CheckpointError, SurgeryError
 from compresskit.export import stock
+from compresskit.folding import fold
 from compresskit.interfaces import Masks
 from compresskit.masking import masked, sizes_of
 from compresskit.model import wrap
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh
-from compresskit.surgery import fold, perform, word_embedding
+from compresskit.surgery import perform, word_embedding
 from compresskit.testing import tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")

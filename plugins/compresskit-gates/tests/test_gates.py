@@ -15,11 +15,11 @@ from transformers import AutoModelForSequenceClassification
 from compresskit import Sizes, Trace
 from compresskit.catalogue import load_catalogue
 from compresskit.errors import CompresskitError, RecipeError
+from compresskit.folding import fold
 from compresskit.masking import sizes_of
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.surgery import fold
 from compresskit.testing import apply_tiny, parametrize, tiny_model
 from compresskit.testing.conformance import strategy_checks
 
