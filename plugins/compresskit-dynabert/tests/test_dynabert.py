@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from compresskit_dynabert import DynaBert, First, KeptStates, SlopeOfGates
 from compresskit_dynabert.subnetworks import kept_layers
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from compresskit import Sizes, Trace, UnitTrace
@@ -18,7 +21,7 @@ from compresskit.masking import sizes_of
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model
+from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model, tiny_text
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
@@ -187,3 +190,29 @@ def test_the_best_units_come_first():
     rows = model.body[0].attention.self.query.weight.detach().clone()
     perform(OrderUnits("heads", 0, (3, 2, 1, 0)), model)
     assert torch.equal(model.body[0].attention.self.query.weight, rows.reshape(4, 8, 32).flip(0).reshape(32, 32))
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path):
+    """Gradients of all passes over all rows add up, however many processes share them."""
+    model = save_tiny(
+        tmp_path / "model", trained=False, layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    data = tiny_text(tmp_path / "data", 64, eval_rows=8)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "recipe: 1\nname: some\nsteps:\n- finetune:\n    when: always\n    epochs: 2\n    batch_size: 16\n"
+        "    learning_rate: 1e-3\n    mask: {dynabert: {widths: [1.0, 0.5], depths: [1.0, 0.5]}}\n"
+    )
+    found = []
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if processes == 2 else []
+        apply = ["compresskit", "apply", str(recipe), "--model", str(model), "--data", str(data), "--out", str(out)]
+        words = [sys.executable, "-m", *launch, *apply, "--device", "cpu", "--precision", "fp32", "--no-timing"]
+        ended = subprocess.run([*words, "--quiet"], capture_output=True, text=True, check=False, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        found.append(load_file(out / "model.safetensors"))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-4)
+    last = "encoder.layer.2.output.dense.weight"
+    start = load_file(model / "model.safetensors")[last]
+    assert float((found[0][f"network.bert.{last}"] - start).abs().max()) > 1e-3
