@@ -348,6 +348,10 @@ class Masker(Strategy):
     def build(self, sizes: Sizes) -> MaskModule:
         """The module that says which parts, for a model of these sizes."""
 
+    def layers_run(self, layers: int) -> Sequence[int]:
+        """How many layers a pass may run, of so many; all of them where none is passed over."""
+        return (layers,)
+
     def narrows(self) -> bool:
         """Whether it may cut dimensions of the hidden states, of which `foresee` can't say how many."""
         return False

@@ -341,10 +341,15 @@ def mismatches(verb: Verb, dims: Dims, student: Shape, theirs: Dims, teacher: Sh
     """Why a step's losses can't hold a student against its teacher, given their originals' sizes and their shapes."""
     if teacher is None or not isinstance(verb, (Distill, Scored)):
         return
-    ours, other = (shape.sizes(of.head_size, of.hidden) for of, shape in ((dims, student), (theirs, teacher)))
+    whole, other = (shape.sizes(of.head_size, of.hidden) for of, shape in ((dims, student), (theirs, teacher)))
+    # A mask may leave layers out, and the losses have to bear every number of them.
+    layers = len(whole.heads)
+    depths = verb.mask.layers_run(layers) if isinstance(verb, Distill) and verb.mask else (layers,)
     asked = (loss.distiller for losses in verb.losses for loss in getattr(verb, losses).values())
     for distiller in asked:
-        problem = _mismatch(distiller, ours, other) if distiller.needs_teacher else None
+        sizes = [replace(whole, heads=whole.heads[:depth], neurons=whole.neurons[:depth]) for depth in depths]
+        problems = (_mismatch(distiller, ours, other) for ours in sizes if distiller.needs_teacher)
+        problem = next(filter(None, problems), None)
         if problem is not None:
             yield f"{distiller.name} can't learn from {verb.teacher}: {problem}"
 

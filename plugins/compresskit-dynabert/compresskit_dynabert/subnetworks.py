@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -80,6 +81,10 @@ class DynaBert(Masker):
 
     widths: Annotated[tuple[Part, ...], Field(min_length=1)] = (1.0, 0.75, 0.5, 0.25)
     depths: Annotated[tuple[Part, ...], Field(min_length=1)] = (1.0,)
+
+    def layers_run(self, layers: int) -> Sequence[int]:
+        """Those of each depth."""
+        return [len(kept_layers(layers, depth)) for depth in self.depths]
 
     def build(self, sizes: Sizes) -> SubNetworks:
         """One pass for each sub-network."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
@@ -42,6 +43,10 @@ class LayerDrop(Masker):
     name: ClassVar[str] = "layerdrop"
 
     rate: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    def layers_run(self, layers: int) -> Sequence[int]:
+        """Any number, where there is anything to drop."""
+        return range(layers, 0, -1) if self.rate else (layers,)
 
     def build(self, sizes: Sizes) -> DroppedLayers:
         """Draws from as many layers as there are."""

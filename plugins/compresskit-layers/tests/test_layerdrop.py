@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from compresskit_layers.layerdrop import DroppedLayers
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from compresskit import Sizes
-from compresskit.testing import apply_tiny, parametrize
+from compresskit import Distiller, Sizes
+from compresskit.catalogue import load_catalogue
+from compresskit.cost import dims_of
+from compresskit.edits import LayerShape, Shape
+from compresskit.plan import mismatches
+from compresskit.testing import apply_tiny, parametrize, tiny_model
+from compresskit.verbs import Distill, Loss
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
@@ -67,3 +73,26 @@ def test_the_recipe_cuts_layers_and_changes_no_weight_of_the_others(tmp_path):
             assert torch.equal(after[key.replace(f"layer.{old}.", f"layer.{new}.")], weight)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.depth == 2
+
+
+class InPairs(Distiller):
+    """Compares layers two by two."""
+
+    name: ClassVar[str] = "in-pairs"
+
+    def check(self, student, teacher):
+        if len(student.heads) % 2:
+            raise ValueError("an odd number of layers; leave one out")
+
+    def loss(self, student, teacher, batch):
+        return student.last.sum()
+
+
+@pytest.mark.parametrize(("mask", "problems"), [(LayerDrop(0.2), 1), (LayerDrop(0.0), 0), (None, 0)])
+def test_losses_have_to_bear_every_number_of_layers(mask, problems):
+    shape = Shape((LayerShape(4, 64),) * 4)
+    dims = dims_of(load_catalogue().anatomy("bert"), tiny_model(layers=4).config)
+    losses = {"in-pairs": Loss(InPairs())}
+    verb = Distill(label="", distill="teacher", by=losses, epochs=1, mask=mask)
+    told = list(mismatches(verb, dims, shape, dims, shape))
+    assert told == ["in-pairs can't learn from teacher: an odd number of layers; leave one out"] * problems
