@@ -21,7 +21,7 @@ def plan_tables(plan: Plan) -> list[Table]:
     """The steps, and what they will leave of the original."""
     from compresskit.report import Report, Side
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, step in enumerate(plan.steps, start=1):
         shape = step.shape
         done = (str(number), step.name, step.place, str(step.iteration or ""))
@@ -29,11 +29,26 @@ def plan_tables(plan: Plan) -> list[Table]:
         rank = shape.rank or shape.embedding
         sizes = _depth(shape), _range(heads), _range(neurons), f"{rank:,}" if rank else ""
         rows.append((*done, *sizes, _list(shape.exits)))
-    columns = ("step", "does", "place", "round", "layers", "heads", "neurons", "rank", "exits")
+    columns: tuple[str, ...] = ("step", "does", "place", "round", "layers", "heads", "neurons", "rank", "exits")
+    # A column that says nothing takes room from the others.
+    told = [place for place, name in enumerate(columns) if name != "round" or any(row[place] for row in rows)]
+    columns, rows = tuple(columns[place] for place in told), [tuple(row[place] for place in told) for row in rows]
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims
     sides = Side.sized("as planned", dims, plan.shape), Side.sized(plan.original.name, dims, plan.original.shape)
-    return [Table(title, columns, tuple(rows), _places(plan)), *Report(*sides).tables()]
+    note = f"{_places(plan)}{_guesses(plan)}"
+    return [Table(title, columns, tuple(rows), note), *Report(*sides).tables()]
+
+
+def _guesses(plan: Plan) -> str:
+    """Training that cuts learns what to cut."""
+    from compresskit.verbs import Training
+
+    before = [plan.original.shape, *(step.shape for step in plan.steps)]
+    cuts = any(
+        isinstance(step.work, Training) and step.shape != shape for step, shape in zip(plan.steps, before, strict=False)
+    )
+    return " What a mask leaves is foreseen; it learns what to cut." if cuts else ""
 
 
 def evaluation_tables(evaluation: Evaluation) -> list[Table]:

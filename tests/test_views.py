@@ -80,12 +80,16 @@ def test_a_plan(tmp_path):
     folder = save_tiny(tmp_path / "m", layers=3, heads=6, hidden=48, neurons=96)
     steps, summary, *_ = plan_tables(make_plan(read_recipe("shape-8x"), read_original(str(folder))))
     assert steps.rows == (
-        ("1", "exit", "0", "", "3", "6", "96", "", "1 to 3"),
-        ("2", "prune", "1, 2", "", "3", "1", "8", "", "1 to 3"),
-        ("3", "factorize", "3", "", "3", "1", "8", "8", "1 to 3"),
+        ("1", "exit", "0", "3", "6", "96", "", "1 to 3"),
+        ("2", "prune", "1, 2", "3", "1", "8", "", "1 to 3"),
+        ("3", "factorize", "3", "3", "1", "8", "8", "1 to 3"),
     )
     rounds, *_ = plan_tables(make_plan(read_recipe("cost-eff-8x"), read_original(str(folder))))
     assert [row[2] for row in rounds.rows[:8]] == ["0", "1", "2", "3", "4.0, 4.1", "4.2", "4.3", "4.0, 4.1"]
+    assert [row[3] for row in rounds.rows[4:8]] == ["1", "1", "1", "2"]
+    assert "round" in rounds.columns
+    assert "round" not in steps.columns  # where there is none
+    assert "foreseen" not in steps.note + rounds.note
     assert summary.columns == ("", "original", "compressed", "change")
 
 
@@ -97,9 +101,9 @@ def test_a_plan_of_shared_layers_and_projected_embeddings(tmp_path):
     )
     steps, *_ = plan_tables(make_plan(read_recipe(tmp_path / "r.yaml"), read_original(str(folder))))
     assert steps.rows == (
-        ("1", "share", "0", "", "4 in 2 groups", "4", "64", "", ""),
-        ("2", "prune", "1", "", "2 in 1 group", "4", "64", "", ""),
-        ("3", "factorize", "2", "", "2 in 1 group", "4", "64", "8", ""),
+        ("1", "share", "0", "4 in 2 groups", "4", "64", "", ""),
+        ("2", "prune", "1", "2 in 1 group", "4", "64", "", ""),
+        ("3", "factorize", "2", "2 in 1 group", "4", "64", "8", ""),
     )
 
 

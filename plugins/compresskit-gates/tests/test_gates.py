@@ -22,6 +22,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.testing import apply_tiny, parametrize, tiny_model
 from compresskit.testing.conformance import strategy_checks
+from compresskit.views import plan_tables
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
@@ -339,6 +340,8 @@ def plan(tmp_path, original, *steps):
 def test_a_plan_foresees_about_what_is_left(tmp_path, original):
     planned = plan(tmp_path, original, "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.75}}}")
     assert [(layer.heads, layer.neurons) for layer in planned.shape.layers] == [(1, 16)] * 3
+    steps, *_ = plan_tables(planned)
+    assert steps.note.endswith(" What a mask leaves is foreseen; it learns what to cut.")
     factored = "{factorize: word-embeddings, by: svd, rank: 20}"
     planned = plan(tmp_path, original, factored, "finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.75}}}")
     assert planned.shape.rank == 5
