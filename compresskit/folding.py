@@ -55,7 +55,8 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
 def _check_fold(model: Model, masks: Masks) -> None:
     if masks.hidden is not None and not bool(masks.hidden.all()):
         check_hidden(model, _left(masks.hidden))
-    if model.shape.owners and any(getattr(masks, name) not in (None, ()) for name in FACTORS if name != "rank"):
+    in_layers = [getattr(masks, name) for name in FACTORS if name != "rank"]
+    if model.shape.owners and any(factors is not None and len(factors) for factors in in_layers):
         raise SurgeryError("layers share their weights, which would be scaled twice; mask before sharing")
     if not alive(model, masks):
         raise SurgeryError(

@@ -157,13 +157,13 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             output.exit_logits,
             output.hidden_states or (),
             inputs["attention_mask"],
-            output.exit_signals or {},
-            self.state.global_step,
-            output.projections or (),
-            output.projected or (),
-            output.alive or (),
-            lesson.banks,
-            self.state.max_steps,
+            signals=output.exit_signals or {},
+            step=self.state.global_step,
+            steps=self.state.max_steps,
+            attention=output.projections or (),
+            projected=output.projected or (),
+            alive=output.alive or (),
+            banks=lesson.banks,
         )
         loss = total(on, student, lesson.teacher, inputs)
         if output.penalty is not None:

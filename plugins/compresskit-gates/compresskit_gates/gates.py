@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -89,9 +90,9 @@ class GatedModel(MaskModule):
         """All of them."""
         return [module for module in self.modules() if isinstance(module, HardConcrete)]
 
+    @abstractmethod
     def sparsity(self) -> Tensor:
         """The part of what can be cut that is expected to be, a scalar from 0 to 1."""
-        raise NotImplementedError
 
     def hold(self) -> None:
         """Bring all logits back between their limits."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from compresskit import Trace
+from compresskit import Distiller, Sizes, Trace
 from compresskit.errors import CompresskitError
 
 Layer = TypeVar("Layer")
@@ -66,3 +66,29 @@ def check_heads(ours: Sequence[int], theirs: Sequence[int]) -> None:
             f"the student's layers have {sorted(set(ours))} heads and the teacher's {sorted(set(theirs))}, "
             "and heads are compared one by one; keep all heads, or learn from relations"
         )
+
+
+class LayerByLayer(Distiller):
+    """Compares each of the student's layers with one of the teacher's."""
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """Layers that go into the teacher's, beside what any distiller asks.
+
+        Raises:
+            ValueError: they don't.
+        """
+        super().check(student, teacher)
+        check_layers(len(student.heads), len(teacher.heads))
+
+
+class HeadByHead(LayerByLayer):
+    """Compares their heads one by one, too."""
+
+    def check(self, student: Sizes, teacher: Sizes) -> None:
+        """As many heads, beside that.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+        check_heads(student.heads, teacher.heads)
+        super().check(student, teacher)

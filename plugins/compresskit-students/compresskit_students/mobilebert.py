@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from compresskit import Batch, Distiller, Sizes, Trace
-from compresskit_students.means import check_heads, check_layers, matched, over_tokens, same_heads
+from compresskit import Batch, Trace
+from compresskit_students.means import HeadByHead, LayerByLayer, matched, over_tokens, same_heads
 from compresskit_students.tinybert import scores
 
 
@@ -24,7 +24,7 @@ def due(each: Sequence[Tensor], student: Trace, progressive: bool) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class FeatureTransfer(Distiller):
+class FeatureTransfer(LayerByLayer):
     """Squared error of the layers' outputs, each normalised first (MobileBERT, Sun et al. 2020, arXiv:2004.02984).
 
     Both sides go through a layer norm without parameters, so that mean and variance don't count. Layer j of M learns
@@ -42,15 +42,6 @@ class FeatureTransfer(Distiller):
 
     progressive: bool = False
 
-    def check(self, student: Sizes, teacher: Sizes) -> None:
-        """Layers that go into the teacher's, and hidden states as wide.
-
-        Raises:
-            ValueError: they don't.
-        """
-        super().check(student, teacher)
-        check_layers(len(student.heads), len(teacher.heads))
-
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers or one of them.
 
@@ -67,7 +58,7 @@ class FeatureTransfer(Distiller):
 
 @final
 @dataclass(frozen=True)
-class AttentionTransfer(Distiller):
+class AttentionTransfer(HeadByHead):
     """Divergence of the attention distributions, head by head (MobileBERT, Sun et al. 2020, arXiv:2004.02984, eq. 2).
 
     KL(teacher || student), averaged over heads and the queries of a text's tokens, then over texts; layer j of M learns
@@ -83,15 +74,6 @@ class AttentionTransfer(Distiller):
     needs_logits: ClassVar[bool] = False
 
     progressive: bool = False
-
-    def check(self, student: Sizes, teacher: Sizes) -> None:
-        """As many heads, and layers that go into the teacher's.
-
-        Raises:
-            ValueError: they don't.
-        """
-        check_heads(student.heads, teacher.heads)
-        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers or one of them.

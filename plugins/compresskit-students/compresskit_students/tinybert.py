@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from compresskit import Batch, Distiller, Projections, Sizes, Trace
-from compresskit_students.means import check_heads, check_layers, matched, over_pairs, over_tokens, same_heads
+from compresskit import Batch, Projections, Trace
+from compresskit_students.means import HeadByHead, LayerByLayer, matched, over_pairs, over_tokens, same_heads
 
 
 def scores(layer: Projections) -> Tensor:
@@ -21,7 +21,7 @@ def scores(layer: Projections) -> Tensor:
 
 @final
 @dataclass(frozen=True)
-class AttentionScores(Distiller):
+class AttentionScores(HeadByHead):
     """Squared error of the attention scores before the softmax (TinyBERT, Jiao et al. 2020, arXiv:1909.10351, eq. 7).
 
     Layer i of M learns from the teacher's layer i * N / M, counted from 1, where the teacher has N: 3 6 9 12 of twelve
@@ -37,15 +37,6 @@ class AttentionScores(Distiller):
     needs_logits: ClassVar[bool] = False
 
     average: Literal["examples", "positions"] = "examples"
-
-    def check(self, student: Sizes, teacher: Sizes) -> None:
-        """As many heads, and layers that go into the teacher's.
-
-        Raises:
-            ValueError: they don't.
-        """
-        check_heads(student.heads, teacher.heads)
-        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over layers.
@@ -68,7 +59,7 @@ class AttentionScores(Distiller):
 
 @final
 @dataclass(frozen=True)
-class ProjectedStates(Distiller):
+class ProjectedStates(LayerByLayer):
     """Squared error of the hidden states, the student's through a linear layer (TinyBERT, Jiao et al. 2020, eq. 8).
 
     The embedding output and layer j of M learn from the teacher's state j * N / M: 0 3 6 9 12 of twelve layers for
@@ -81,14 +72,6 @@ class ProjectedStates(Distiller):
     needs_hidden: ClassVar[bool] = True
     projects: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = False
-
-    def check(self, student: Sizes, teacher: Sizes) -> None:
-        """Layers that go into the teacher's.
-
-        Raises:
-            ValueError: they don't.
-        """
-        check_layers(len(student.heads), len(teacher.heads))
 
     def loss(self, student: Trace, teacher: Trace | None, batch: Batch) -> Tensor:
         """A scalar: mean over examples, sum over states.
