@@ -8,26 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from compresskit.modules import FactorizedLinear
+
 UnitTarget = Literal["heads", "neurons"]
+Role = Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out"]
+"""What a matrix of a layer is to its units."""
+ROLES: tuple[Role, ...] = get_args(Role)
+ATTENTION, FFN = ROLES[:4], ROLES[4:]
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One linear layer that units run through.
+    """One matrix of a layer that units run through.
 
     Args:
-        path: of the `nn.Linear`, inside a layer.
+        path: inside a layer, of the `nn.Linear`, or of the two that stand for it.
         role: what the matrix is to the unit; strategies choose matrices by role.
         dim: the axis of `weight` (out, in) along which units lie. Units on axis 0 own bias entries too.
     """
 
     path: str
-    role: Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out"]
+    role: Role
     dim: Literal[0, 1]
 
 
@@ -83,12 +89,19 @@ class Anatomy:
         """The slices of one layer that a unit of `target` owns."""
         return self.heads if target == "heads" else self.neurons
 
+    def path(self, role: Role) -> str:
+        """Where a matrix is inside a layer."""
+        return next(piece.path for piece in (*self.heads, *self.neurons) if piece.role == role)
+
 
 @dataclass(frozen=True)
 class Member:
-    """A slice found in a model: the linear layer, and how wide one unit is along `dim`."""
+    """A slice found in a model: the linear layer, and how wide one unit is along `dim`.
 
-    role: str
+    Of a matrix that is two factors it is the one whose axis the units lie along.
+    """
+
+    role: Role
     linear: nn.Linear
     dim: Literal[0, 1]
     width: int
@@ -131,7 +144,8 @@ def groups(anatomy: Anatomy, network: nn.Module, target: UnitTarget) -> Iterator
     for index, layer in enumerate(layers(anatomy, network)):
         width = head_size(anatomy, layer) if target == "heads" else 1
         members = tuple(
-            Member(piece.role, linear(layer, piece.path), piece.dim, width) for piece in anatomy.slices(target)
+            Member(piece.role, linear(layer, piece.path, piece.dim), piece.dim, width)
+            for piece in anatomy.slices(target)
         )
         units = members[0].linear.weight.shape[members[0].dim] // width
         yield Group(target, index, units, members)
@@ -152,9 +166,11 @@ def embeddings_project(anatomy: Anatomy, network: nn.Module) -> nn.Linear | None
     return found
 
 
-def linear(layer: nn.Module, path: str) -> nn.Linear:
-    """The linear layer at a path inside a layer."""
+def linear(layer: nn.Module, path: str, dim: Literal[0, 1]) -> nn.Linear:
+    """The linear layer at a path inside a layer; where it is two factors, the one that has this axis of the product."""
     found = find(layer, path)
+    if isinstance(found, FactorizedLinear):
+        found = found.expand if dim == 0 else found.reduce
     assert isinstance(found, nn.Linear)
     return found
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
-from compresskit.edits import LayerShape, Shape
+from compresskit.anatomy import ATTENTION, FFN
+from compresskit.edits import FactorizeMatrix, LayerShape, Shape
 from compresskit.errors import ArchitectureError
+from compresskit.interfaces import Factored, Sizes
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
     from transformers.configuration_utils import PreTrainedConfig
 
-    from compresskit.anatomy import Anatomy
+    from compresskit.anatomy import Anatomy, Role
 
 Convention: TypeAlias = Literal["macs_lin", "macs_all", "flops_lin", "flops_all", "torch110"]
 """How operations are counted, for one example.
@@ -137,6 +139,33 @@ def narrowed(dims: Dims, shape: Shape) -> Dims:
         hidden=shape.hidden,
         embedding=shape.hidden if dims.embedding == dims.hidden else dims.embedding,
     )
+
+
+def sizes_of(dims: Dims, shape: Shape) -> Sizes:
+    """What strategies are told about a model of that shape."""
+    narrow = narrowed(dims, shape)
+    factored = [
+        Factored(split.rank, *matrix_sizes(narrow, shape.layers[split.layer])[split.role], split.role)
+        if isinstance(split, FactorizeMatrix)
+        else Factored(split.rank, narrow.vocabulary, narrow.embedding)
+        for split in shape.factored
+    ]
+    return Sizes(
+        tuple(layer.heads for layer in shape.layers),
+        tuple(layer.neurons for layer in shape.layers),
+        dims.head_size,
+        narrow.hidden,
+        tuple(factored),
+        bool(shape.exits),
+    )
+
+
+def matrix_sizes(dims: Dims, layer: LayerShape) -> dict[Role, tuple[int, int]]:
+    """Inputs and outputs of each matrix of a layer, whether it is whole or two factors."""
+    inner, hidden = layer.heads * dims.head_size, dims.hidden
+    attention: dict[Role, tuple[int, int]] = dict.fromkeys(("query", "key", "value"), (hidden, inner))
+    ffn: dict[Role, tuple[int, int]] = {"ffn-in": (hidden, layer.neurons), "ffn-out": (layer.neurons, hidden)}
+    return {**attention, "attention-out": (inner, hidden), **ffn}
 
 
 def parameters(dims: Dims, shape: Shape) -> int:
@@ -305,12 +334,19 @@ def _project_macs(full: Dims, shape: Shape, tokens: int) -> int:
 
 
 def _attention_parameters(dims: Dims, layer: LayerShape) -> int:
-    inner = layer.heads * dims.head_size
-    return 3 * _linear(dims.hidden, inner) + _linear(inner, dims.hidden) + 2 * dims.hidden
+    biases = 3 * layer.heads * dims.head_size + dims.hidden
+    return _weights(dims, layer, ATTENTION) + biases + 2 * dims.hidden
 
 
 def _attention_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
-    return 4 * tokens * dims.hidden * layer.heads * dims.head_size
+    return tokens * _weights(dims, layer, ATTENTION)
+
+
+def _weights(dims: Dims, layer: LayerShape, roles: Sequence[Role]) -> int:
+    """Entries of matrices of a layer, of both factors where there are two; each is one MAC a token."""
+    sizes = matrix_sizes(dims, layer)
+    ranks = ((*sizes[role], layer.rank(role)) for role in roles)
+    return sum(i * o if rank is None else rank * (i + o) for i, o, rank in ranks)
 
 
 def _product_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
@@ -318,11 +354,12 @@ def _product_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
 
 
 def _ffn_parameters(dims: Dims, layer: LayerShape) -> int:
-    return _linear(dims.hidden, layer.neurons) + _linear(layer.neurons, dims.hidden) + 2 * dims.hidden
+    biases = layer.neurons + dims.hidden
+    return _weights(dims, layer, FFN) + biases + 2 * dims.hidden
 
 
 def _ffn_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
-    return 2 * tokens * dims.hidden * layer.neurons
+    return tokens * _weights(dims, layer, FFN)
 
 
 def _exit_parameters(dims: Dims, shape: Shape) -> int:

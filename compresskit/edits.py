@@ -6,21 +6,42 @@ no weights, which is how a plan foresees cost and how a checkpoint is rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
+from compresskit.anatomy import ATTENTION, FFN, ROLES, Role, UnitTarget
 from compresskit.catalogue import build, load_catalogue, options_of
 from compresskit.errors import CheckpointError, RecipeError
-from compresskit.interfaces import ExitHead, Sizes
+from compresskit.interfaces import ExitHead
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """How many heads and FFN neurons a layer has."""
+    """How large a layer is.
+
+    Args:
+        heads, neurons: how many it has.
+        ranks: of its matrices, in the order of `ROLES`, with None for one that is whole; empty where all are.
+    """
 
     heads: int
     neurons: int
+    ranks: tuple[int | None, ...] = ()
+
+    def rank(self, role: Role) -> int | None:
+        """Of one matrix, or None where it is whole."""
+        return self.ranks[ROLES.index(role)] if self.ranks else None
+
+    def with_units(self, target: UnitTarget, count: int) -> LayerShape:
+        """The same layer with so many heads or neurons. Matrices of which nothing is left have no factors either."""
+        left = replace(self, heads=count) if target == "heads" else replace(self, neurons=count)
+        gone = () if count else ATTENTION if target == "heads" else FFN
+        return replace(left, ranks=_some(None if name in gone else self.rank(name) for name in ROLES))
+
+    def with_rank(self, role: Role, rank: int) -> LayerShape:
+        """The same layer with one matrix as two factors of that rank."""
+        return replace(self, ranks=_some(rank if name == role else self.rank(name) for name in ROLES))
 
 
 @dataclass(frozen=True)
@@ -54,15 +75,15 @@ class Shape:
         """The shape once `edit` is performed."""
         return edit.reshape(self)
 
-    def sizes(self, head_size: int, hidden: int) -> Sizes:
-        """What strategies are told about a model of this shape, whose original has heads and hidden states so large."""
-        return Sizes(
-            tuple(layer.heads for layer in self.layers),
-            tuple(layer.neurons for layer in self.layers),
-            head_size,
-            self.hidden or hidden,
-            self.rank,
-            bool(self.exits),
+    @property
+    def factored(self) -> tuple[FactorizeEmbedding | FactorizeMatrix, ...]:
+        """What is two factors, as the edits that split it: the word embedding, then matrices from the first layer."""
+        embedding = () if self.rank is None else (FactorizeEmbedding(self.rank),)
+        return embedding + tuple(
+            FactorizeMatrix(index, role, rank)
+            for index, layer in enumerate(self.layers)
+            for role in ROLES
+            if (rank := layer.rank(role)) is not None
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -78,13 +99,17 @@ class Shape:
             **({"owners": list(self.owners)} if self.owners else {}),
             **({} if self.embedding is None else {"embedding": self.embedding}),
             **({} if self.hidden is None else {"hidden": self.hidden}),
+            **(
+                {"ranks": [list(layer.ranks) for layer in self.layers]} if any(one.ranks for one in self.layers) else {}
+            ),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Shape:
         """Read what `to_json` wrote."""
+        ranks = data.get("ranks", [()] * len(data["heads"]))
         return Shape(
-            tuple(LayerShape(h, n) for h, n in zip(data["heads"], data["neurons"], strict=True)),
+            tuple(LayerShape(h, n, tuple(r)) for h, n, r in zip(data["heads"], data["neurons"], ranks, strict=True)),
             data["rank"],
             tuple(data["exits"]),
             None if data["head"] is None else head_from_json(data["head"]),
@@ -105,7 +130,7 @@ class CutHeads:
 
     def reshape(self, shape: Shape) -> Shape:
         """Shape after the cut."""
-        return _with_layer(shape, self.layer, replace(shape.layers[self.layer], heads=len(self.keep)))
+        return _with_layer(shape, self.layer, shape.layers[self.layer].with_units("heads", len(self.keep)))
 
 
 @dataclass(frozen=True)
@@ -118,7 +143,7 @@ class CutNeurons:
 
     def reshape(self, shape: Shape) -> Shape:
         """Shape after the cut."""
-        return _with_layer(shape, self.layer, replace(shape.layers[self.layer], neurons=len(self.keep)))
+        return _with_layer(shape, self.layer, shape.layers[self.layer].with_units("neurons", len(self.keep)))
 
 
 @dataclass(frozen=True)
@@ -191,6 +216,34 @@ class CutRank:
 
 
 @dataclass(frozen=True)
+class CutMatrixRank:
+    """Keep these of the numbers between the two factors of a layer's matrix, ascending."""
+
+    kind: ClassVar[str] = "cut-matrix-rank"
+    layer: int
+    role: Role
+    keep: tuple[int, ...]
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the cut."""
+        return _with_layer(shape, self.layer, shape.layers[self.layer].with_rank(self.role, len(self.keep)))
+
+
+@dataclass(frozen=True)
+class FactorizeMatrix:
+    """Replace a layer's matrix, whole or two factors already, by two factors of this rank."""
+
+    kind: ClassVar[str] = "factorize-matrix"
+    layer: int
+    role: Role
+    rank: int
+
+    def reshape(self, shape: Shape) -> Shape:
+        """Shape after the factorization."""
+        return _with_layer(shape, self.layer, shape.layers[self.layer].with_rank(self.role, self.rank))
+
+
+@dataclass(frozen=True)
 class FactorizeEmbedding:
     """Replace the word embedding, one table or two factors already, by two factors of this rank."""
 
@@ -236,6 +289,8 @@ Edit: TypeAlias = (
     | ShareLayers
     | CutHidden
     | CutRank
+    | CutMatrixRank
+    | FactorizeMatrix
     | FactorizeEmbedding
     | ProjectEmbeddings
     | AddExits
@@ -295,6 +350,12 @@ def edit_from_json(data: Mapping[str, Any]) -> Edit:
         given[field.name] = tuple(value) if isinstance(value, list) else value
     made: Edit = EDITS[kind](**given)
     return made
+
+
+def _some(ranks: Iterable[int | None]) -> tuple[int | None, ...]:
+    """The ranks, or nothing where every matrix is whole."""
+    given = tuple(ranks)
+    return given if any(given) else ()
 
 
 def _shared(owners: Sequence[int]) -> tuple[int, ...]:

@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from compresskit.anatomy import Anatomy, find
 from compresskit.checkpoint import Checkpoint, quiet
 from compresskit.errors import CheckpointError
+from compresskit.factoring import word_embedding
 from compresskit.model import CompressedForSequenceClassification
-from compresskit.surgery import word_embedding
+from compresskit.modules import FactorizedLinear
 from compresskit.writing import whole
 
 STOCK = "cls-tanh"
@@ -65,6 +66,11 @@ def stock(model: CompressedForSequenceClassification, name: str = "the model") -
     factors = f"{anatomy.word_embeddings}."
     weights = {key: weight for key, weight in weights.items() if not key.startswith(factors)}
     weights[f"{factors}weight"] = word_embedding(model)
+    for path, module in model.network.named_modules():
+        if isinstance(module, FactorizedLinear):
+            weights[f"{path}.weight"] = module.product()
+            if module.expand.bias is not None:
+                weights[f"{path}.bias"] = module.expand.bias
     with torch.no_grad():
         for key, target in network.state_dict().items():
             if key in weights:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
-from compresskit.anatomy import UnitTarget, find, head_size, layers
-from compresskit.edits import CutHeads, CutHidden, CutLayers, CutNeurons, CutRank, Edit
+from compresskit.anatomy import UnitTarget, head_size, layers, linear
+from compresskit.edits import (
+    CutHeads,
+    CutHidden,
+    CutLayers,
+    CutMatrixRank,
+    CutNeurons,
+    CutRank,
+    Edit,
+    FactorizeMatrix,
+)
 from compresskit.errors import SurgeryError
 from compresskit.interfaces import Masks
-from compresskit.masking import FACTORS, alive, factors_of, norms, on, reader, stream_start
+from compresskit.masking import FACTORS, alive, factored, factors_of, norms, on, reader, stream_start
 from compresskit.model import CompressedForSequenceClassification as Model
-from compresskit.modules import FactorizedEmbedding
 from compresskit.surgery import check_hidden, perform
 
 
@@ -28,6 +38,7 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
     masks = on(masks, model.device)
     _check_fold(model, masks)
     with torch.no_grad():
+        edits += _fold_ranks(model, masks)  # before units go, with the last of which factors go too
         for index in range(model.depth):
             heads = _fold_units(model, "heads", index, factors_of(masks.heads, index), masks.attention)
             neurons = _fold_units(model, "neurons", index, factors_of(masks.neurons, index), masks.ffn)
@@ -39,12 +50,8 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
             for layer in model.body:
                 for norm in norms(layer):
                     _scale_outputs(norm, masks.hidden)
-        if masks.rank is not None:
-            embedding = find(model.network, model.anatomy.word_embeddings)
-            assert isinstance(embedding, FactorizedEmbedding)
-            embedding.expand.weight.mul_(masks.rank)
-    ways = ((CutHidden, masks.hidden), (CutRank, masks.rank))
-    edits += [cut(_left(factors)) for cut, factors in ways if factors is not None and not bool(factors.all())]
+    if masks.hidden is not None and not bool(masks.hidden.all()):
+        edits.append(CutHidden(_left(masks.hidden)))
     if masks.layers and not all(masks.layers):
         edits.append(CutLayers(tuple(index for index, runs in enumerate(masks.layers) if runs)))
     for edit in edits:
@@ -55,7 +62,8 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
 def _check_fold(model: Model, masks: Masks) -> None:
     if masks.hidden is not None and not bool(masks.hidden.all()):
         check_hidden(model, _left(masks.hidden))
-    in_layers = [getattr(masks, name) for name in FACTORS if name != "rank"]
+    in_layers = [getattr(masks, name) for name in FACTORS if name != "ranks"]
+    in_layers += [masks.ranks] if any(isinstance(split, FactorizeMatrix) for split in model.shape.factored) else []
     if model.shape.owners and any(factors is not None and len(factors) for factors in in_layers):
         raise SurgeryError("layers share their weights, which would be scaled twice; mask before sharing")
     if not alive(model, masks):
@@ -70,16 +78,28 @@ def _fold_units(
 ) -> tuple[int, ...] | None:
     """The units that stay, or None where all do."""
     layer = layers(model.anatomy, model.network)[index]
-    out = reader(model.anatomy, layer, target)
+    path = reader(model.anatomy, target)
+    reads, writes = linear(layer, path, 1), linear(layer, path, 0)
     width = head_size(model.anatomy, layer) if target == "heads" else 1
-    factors = out.weight.new_ones(out.in_features // width) if units is None else units
+    factors = reads.weight.new_ones(reads.in_features // width) if units is None else units
     if whole is not None:
         factors = factors * whole[index]
-        if out.bias is not None:
-            out.bias.mul_(whole[index])
-    out.weight.mul_(factors.repeat_interleave(width))
+        if writes.bias is not None:
+            writes.bias.mul_(whole[index])
+    reads.weight.mul_(factors.repeat_interleave(width))
     kept = _left(factors)
     return kept if len(kept) < len(factors) else None
+
+
+def _fold_ranks(model: Model, masks: Masks) -> Iterator[Edit]:
+    for split, module, factors in zip(model.shape.factored, factored(model), masks.ranks, strict=False):
+        module.expand.weight.mul_(factors)
+        kept = _left(factors)
+        if len(kept) < split.rank:
+            if isinstance(split, FactorizeMatrix):
+                yield CutMatrixRank(split.layer, split.role, kept)
+            else:
+                yield CutRank(kept)
 
 
 def _left(factors: Tensor) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import BoolTensor, Generator, Tensor, nn
 
-from compresskit.anatomy import Group
+from compresskit.anatomy import Group, Role
 from compresskit.errors import PluginError
 
 Batch = Mapping[str, Tensor]
@@ -154,6 +154,18 @@ class ExitTrail:
     signals: tuple[Tensor, ...] = ()
 
 
+class Factored(NamedTuple):
+    """A matrix of a layer, (inputs, outputs), or the word embedding, (words, size), that is two factors of a rank.
+
+    `role` says which matrix of its layer it is; None stands for the word embedding.
+    """
+
+    rank: int
+    inputs: int
+    outputs: int
+    role: Role | None = None
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How large a model is, for a Masker.
@@ -162,7 +174,8 @@ class Sizes:
         heads, neurons: of each layer.
         head_size: entries of one head.
         hidden: width of the hidden states.
-        rank: of the factored word embedding, or None where it is one table.
+        factored: what is two factors: the word embedding, then the matrices of each layer, from its queries' to its
+            FFN's last; what is whole is not in it.
         exits: whether there are exits already, which are made for hidden states of this width.
     """
 
@@ -170,7 +183,7 @@ class Sizes:
     neurons: tuple[int, ...]
     head_size: int
     hidden: int
-    rank: int | None = None
+    factored: tuple[Factored, ...] = ()
     exits: bool = False
 
 
@@ -184,7 +197,7 @@ class Masks:
         heads, neurons: for each layer, (units,) factors on what they put out.
         hidden: (hidden size,) factors on the hidden states after each layer norm, which is taken over the dimensions
             whose factor is not 0.
-        rank: (rank,) factors on the numbers between the two factors of the word embedding.
+        ranks: for each entry of `Sizes.factored`, (rank,) factors on the numbers between the two.
     """
 
     layers: tuple[bool, ...] = ()
@@ -193,7 +206,7 @@ class Masks:
     heads: tuple[Tensor, ...] = ()
     neurons: tuple[Tensor, ...] = ()
     hidden: Tensor | None = None
-    rank: Tensor | None = None
+    ranks: tuple[Tensor, ...] = ()
 
 
 class MaskModule(nn.Module, ABC):

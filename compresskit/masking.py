@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from compresskit.anatomy import Anatomy, UnitTarget, find, head_size, linear
+from compresskit.anatomy import Anatomy, UnitTarget, find, head_size
+from compresskit.cost import dims_of, sizes_of
+from compresskit.edits import FactorizeMatrix
 from compresskit.interfaces import Masks, Sizes
-from compresskit.modules import FactorizedEmbedding
+from compresskit.modules import FactorizedEmbedding, FactorizedLinear
 
 if TYPE_CHECKING:
     from compresskit.model import CompressedForSequenceClassification as Model
 
 
-def sizes_of(model: Model) -> Sizes:
+def sizes(model: Model) -> Sizes:
     """What a Masker is told about the model."""
-    return model.shape.sizes(head_size(model.anatomy, model.body[0]), model.hidden_size)
+    return sizes_of(dims_of(model.anatomy, model.network.config), model.shape)
 
 
-FACTORS = ("attention", "ffn", "heads", "neurons", "hidden", "rank")
+FACTORS = ("attention", "ffn", "heads", "neurons", "hidden", "ranks")
 """Fields of `Masks` that hold tensors."""
 
 
@@ -78,9 +80,22 @@ def factors_of(each: Sequence[Tensor], index: int) -> Tensor | None:
     return each[index] if each else None
 
 
-def reader(anatomy: Anatomy, layer: nn.Module, target: UnitTarget) -> nn.Linear:
-    """The matrix of a layer that reads what the units put out: attention-out or ffn-out."""
-    return linear(layer, next(piece.path for piece in anatomy.slices(target) if piece.dim == 1))
+def reader(anatomy: Anatomy, target: UnitTarget) -> str:
+    """Path inside a layer of the matrix that reads what the units put out: attention-out or ffn-out."""
+    return next(piece.path for piece in anatomy.slices(target) if piece.dim == 1)
+
+
+def factored(model: Model) -> list[FactorizedEmbedding | FactorizedLinear]:
+    """The modules of what is two factors, in the order of `Shape.factored`."""
+    found = []
+    for split in model.shape.factored:
+        root, path = model.network, model.anatomy.word_embeddings
+        if isinstance(split, FactorizeMatrix):
+            root, path = model.body[split.layer], model.anatomy.path(split.role)
+        module = find(root, path)
+        assert isinstance(module, (FactorizedEmbedding, FactorizedLinear))
+        found.append(module)
+    return found
 
 
 def norms(module: nn.Module) -> list[nn.LayerNorm]:
@@ -102,16 +117,14 @@ def _hooks(model: Model, masks: Masks, narrower: bool) -> Iterator[RemovableHand
         for module in (*stream_start(model), *(norm for layer in model.body for norm in norms(layer))):
             hook = _narrow_norm if narrower and isinstance(module, nn.LayerNorm) else _scaled_output
             yield module.register_forward_hook(hook(masks.hidden))
-    if masks.rank is not None:
-        embedding = find(model.network, model.anatomy.word_embeddings)
-        assert isinstance(embedding, FactorizedEmbedding)
-        yield embedding.expand.register_forward_pre_hook(_scaled_input(masks.rank))
+    for module, factors in zip(factored(model), masks.ranks, strict=False):
+        yield module.expand.register_forward_pre_hook(_scaled_input(factors))
 
 
 def _unit_hooks(
     anatomy: Anatomy, layer: nn.Module, target: UnitTarget, units: Tensor | None, whole: Tensor | None, index: int
 ) -> Iterator[RemovableHandle]:
-    out = reader(anatomy, layer, target)
+    out = find(layer, reader(anatomy, target))
     if units is not None:
         width = head_size(anatomy, layer) if target == "heads" else 1
         yield out.register_forward_pre_hook(_scaled_input(units.repeat_interleave(width)))

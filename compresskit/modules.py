@@ -1,4 +1,4 @@
-"""The small modules that compression leaves behind: the factored embedding and a rescaled gradient."""
+"""The small modules that compression leaves behind: factored matrices, no heads, and a rescaled gradient."""
 
 from __future__ import annotations
 
@@ -48,6 +48,33 @@ class FactorizedEmbedding(nn.Module):
     def product(self) -> Tensor:
         """The (V, H) table that the factors stand for."""
         return self.table.weight @ self.expand.weight.t()
+
+
+class FactorizedLinear(nn.Module):
+    """A linear layer as a map (inputs, R) without bias and one (R, outputs) with its bias."""
+
+    def __init__(self, inputs: int, rank: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(inputs, rank, bias=False)
+        self.expand = nn.Linear(rank, outputs, bias=bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        return cast(Tensor, self.expand(self.reduce(hidden)))
+
+    def product(self) -> Tensor:
+        """The (outputs, inputs) matrix that the factors stand for."""
+        return self.expand.weight @ self.reduce.weight
+
+    def merged(self) -> nn.Linear:
+        """One linear layer in place of the two."""
+        weight, bias = self.product().detach(), self.expand.bias
+        whole = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None).to(weight)
+        with torch.no_grad():
+            whole.weight.copy_(weight)
+            if bias is not None:
+                whole.bias.copy_(bias)
+        return whole
 
 
 class NoHeads(nn.Module):

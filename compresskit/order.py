@@ -19,7 +19,7 @@ class Order:
         self.saved: list[str] = []
         self.outside: set[str] = set()  # saved by steps outside of repeats
         self.exited = False
-        self.factored: str | None = None
+        self.factored: set[str] = set()
         self.shared = False
         self.uneven = False
         self.cut = False
@@ -80,7 +80,7 @@ class Order:
     def _prune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
         target = options["prune"].plain()
         self.cut = True
-        if target == "word-embeddings" and self.factored:
+        if target == "word-embeddings" and self.factored & {"embeddings", "word-embeddings"}:
             complain("prune", "the word embeddings are already two factors; prune nothing from them")
             return {"prune"}
         if target == "layers" and rounds:
@@ -115,11 +115,18 @@ class Order:
 
     def _factorize(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:
         target = options["factorize"].plain()
-        if self.factored is not None and "embeddings" in (target, self.factored):
-            complain("factorize", f"the {self.factored} are factorized already; take one of the two steps out")
+        either = {"embeddings", "word-embeddings"}
+        done = next((one for one in self.factored if one in either and "embeddings" in (one, target)), None)
+        if done and target in either:
+            complain("factorize", f"the {done.replace('-', ' ')} are factorized already; take one of the two steps out")
         elif target == "embeddings" and rounds:
             complain("factorize", "a repeat would begin the embeddings' norm anew in each round; move it out")
-        self.factored = "embeddings" if target == "embeddings" else "word embeddings"
+        elif target in ("attention", "ffn") and self.shared:
+            complain(
+                "factorize",
+                f"layers share their weights by now, so one layer's {target} can't be split; factorize before sharing",
+            )
+        self.factored.add(str(target))
         return set()
 
     def _finetune(self, options: Mapping[str, Node], rounds: bool, complain: Complain) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compresskit.anatomy import head_size, linear
+from compresskit.anatomy import find, head_size
 from compresskit.errors import PluginError
 from compresskit.interfaces import ExitPolicy, ExitTrail, Masks, Projections, Trace
 from compresskit.masking import runs
@@ -117,7 +117,7 @@ def overheard(model: Model, wanted: bool) -> Iterator[list[dict[str, Tensor]]]:
     """What the query, key and value matrices of each layer put out while it lasts; nothing where not wanted."""
     heard: list[dict[str, Tensor]] = [{} for _ in range(model.depth)] if wanted else []
     hooks = [
-        linear(layer, piece.path).register_forward_hook(partial(_note, notes, piece.role))
+        find(layer, piece.path).register_forward_hook(partial(_note, notes, piece.role))
         for layer, notes in zip(model.body, heard, strict=False)
         for piece in model.anatomy.heads
         if piece.role in Projections._fields

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from compresskit.anatomy import UnitTarget
 from compresskit.checkpoint import Original
-from compresskit.cost import CONVENTIONS, Dims, flops, parameters
-from compresskit.edits import CutLayers, LayerShape, Shape, ShareLayers
+from compresskit.cost import CONVENTIONS, Dims, flops, matrix_sizes, narrowed, parameters, sizes_of
+from compresskit.edits import CutLayers, FactorizeMatrix, Shape, ShareLayers
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Distiller, Masker, Sizes
 from compresskit.recipe import Recipe
@@ -191,7 +191,7 @@ class _Planner:
             goals = [self._count(prune, prune.keep, full, target) if full else 0 for full in before]
             counts = zip(before, goals, now, strict=True)
             kept = [min(self._towards(full, goal, way), here) for full, goal, here in counts]
-        layers = (replace(layer, **{target: count}) for layer, count in zip(self.shape.layers, kept, strict=True))
+        layers = (layer.with_units(target, count) for layer, count in zip(self.shape.layers, kept, strict=True))
         self.shape = replace(self.shape, layers=tuple(layers))
 
     def _total(self, prune: Prune, full: int) -> int:
@@ -242,8 +242,8 @@ class _Planner:
             if len(set(self.shape.layers[first : first + size])) > 1:
                 self._mistake(
                     share,
-                    f"layers {first + 1} to {first + size} have different numbers of heads or neurons and can't share "
-                    "weights; share before pruning, or keep equal numbers",
+                    f"layers {first + 1} to {first + size} have different sizes and can't share weights; "
+                    "share before pruning, or keep equal numbers",
                 )
         owners = tuple(layer - layer % size for layer in range(depth))
         self.shape = self.shape.after(ShareLayers(owners, share.start))
@@ -256,6 +256,9 @@ class _Planner:
                 f"{self.original.name} has factorized embeddings; leave this step out, or give --model its original",
             )
             return
+        if factorize.roles:
+            self._factorize_layers(factorize, start, way)
+            return
         goal = self._count(factorize, factorize.rank, full, "dimensions of the word embedding")
         if start.rank and goal > start.rank:
             self._mistake(
@@ -266,6 +269,40 @@ class _Planner:
             self.shape = replace(self.shape, embedding=goal)
         else:
             self.shape = replace(self.shape, rank=self._towards(start.rank or full, goal, way))
+
+    def _factorize_layers(self, factorize: Factorize, start: Shape, way: Fraction) -> None:
+        if self.original.shape.owners:
+            given = self.original.name
+            self._mistake(
+                factorize,
+                f"{given} has layers that share weights; factorize {factorize.target} before sharing, or leave it out",
+            )
+            return
+        if self.guessed or self.narrowings:
+            self._mistake(
+                factorize,
+                f"how large a mask before it leaves the {factorize.target} is not known; factorize before it, or leave "
+                "one of the two out",
+            )
+            return
+        was, now = narrowed(self.original.dims, start), narrowed(self.original.dims, self.shape)
+        for index, role in ((index, role) for index in range(len(self.shape.layers)) for role in factorize.roles):
+            before, layer = start.layers[index], self.shape.layers[index]
+            full, most = min(matrix_sizes(was, before)[role]), min(matrix_sizes(now, layer)[role])
+            if not most:
+                continue  # there is no attention, or no FFN, in this layer
+            wrong, what = len(self.wrong), f"{role} of layer {index + 1}"
+            goal, rank = (
+                self._count(factorize, factorize.rank, full, f"dimensions of {what}"),
+                before.rank(role) or full,
+            )
+            if goal > rank:
+                self._mistake(factorize, f"rank {goal} is more than the {rank} of {what} by now; rank at most {rank}")
+            if len(self.wrong) > wrong:
+                return  # the next layer's would say the same
+            layers = list(self.shape.layers)
+            layers[index] = layer.with_rank(role, min(self._towards(rank, goal, way), most))
+            self.shape = replace(self.shape, layers=tuple(layers))
 
     def _exit(self, exit_: Exit) -> None:
         if self.original.shape.exits:
@@ -294,14 +331,16 @@ class _Planner:
     def _mask(self, training: Finetune | Distill, masker: Masker, iteration: int) -> None:
         """What the masker thinks that it will leave."""
         now = self.shape
-        sizes = now.sizes(self.original.dims.head_size, self.original.dims.hidden)
+        sizes = sizes_of(self.original.dims, now)
         try:
             then = masker.foresee(sizes)
         except ValueError as error:
             self._mistake(training, f"mask {masker.name} {error}")
             return
         units = (then.heads, then.neurons) != (sizes.heads, sizes.neurons)
-        if now.owners and (units or masker.narrows()):
+        pairs = zip(now.factored, then.factored, strict=True)
+        ranks = any(isinstance(split, FactorizeMatrix) and split.rank != left.rank for split, left in pairs)
+        if now.owners and (units or ranks or masker.narrows()):
             self._mistake(
                 training,
                 f"mask {masker.name} would cut layers that share their weights; leave the mask or the sharing out",
@@ -312,9 +351,12 @@ class _Planner:
             return
         self.guessed = masker.name if units else self.guessed
         self.narrowings += masker.narrows()
-        layers = tuple(LayerShape(*counts) for counts in zip(then.heads, then.neurons, strict=True))
+        counts = zip(now.layers, then.heads, then.neurons, strict=True)
+        layers = tuple(replace(layer, heads=heads, neurons=neurons) for layer, heads, neurons in counts)
         hidden = now.hidden if then.hidden == sizes.hidden else then.hidden
-        self.shape = replace(now, layers=layers, hidden=hidden, rank=then.rank)
+        self.shape = replace(now, layers=layers, hidden=hidden)
+        for split, left in zip(now.factored, then.factored, strict=True):
+            self.shape = self.shape.after(replace(split, rank=left.rank))
 
     def _count(self, verb: Prune | Factorize, amount: Amount | tuple[int, ...], full: int, what: str) -> int:
         """A count, or a fraction of the full count rounded to the nearest."""
@@ -341,7 +383,7 @@ def mismatches(verb: Verb, dims: Dims, student: Shape, theirs: Dims, teacher: Sh
     """Why a step's losses can't hold a student against its teacher, given their originals' sizes and their shapes."""
     if teacher is None or not isinstance(verb, (Distill, Scored)):
         return
-    whole, other = (shape.sizes(of.head_size, of.hidden) for of, shape in ((dims, student), (theirs, teacher)))
+    whole, other = sizes_of(dims, student), sizes_of(theirs, teacher)
     # A mask may leave layers out, and the losses have to bear every number of them.
     layers = len(whole.heads)
     depths = verb.mask.layers_run(layers) if isinstance(verb, Distill) and verb.mask else (layers,)

@@ -24,12 +24,14 @@ from compresskit.edits import (
     CutNeurons,
     Edit,
     FactorizeEmbedding,
+    FactorizeMatrix,
     OrderUnits,
     ProjectEmbeddings,
     Shape,
     ShareLayers,
 )
 from compresskit.errors import DataError, PluginError
+from compresskit.factoring import matrix, word_embedding
 from compresskit.folding import fold
 from compresskit.interfaces import Bank, Distiller, Pruner
 from compresskit.losses import Losses, banks_of, needs_hidden, of_teacher
@@ -37,7 +39,7 @@ from compresskit.model import CompressedForSequenceClassification
 from compresskit.plan import Planned
 from compresskit.run import Run
 from compresskit.scoring import ScoreContext, Scoring
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import perform
 from compresskit.teachers import Teacher, match_labels
 from compresskit.training import Lesson, teach
 from compresskit.verbs import ORIGINAL, Distill, Exit, Factorize, Finetune, Loss, Prune, Rewire, Scored, Share, Training
@@ -223,20 +225,32 @@ def _share(verb: Share, shape: Shape, workshop: Workshop) -> Done:
 
 
 def _factorize(verb: Factorize, shape: Shape, number: int, workshop: Workshop) -> Done:
-    every = verb.target == "embeddings"
-    rank = shape.embedding if every else shape.rank
-    assert rank is not None
-    weight = word_embedding(workshop.model)
-    factors = verb.by.factor(weight, rank, ScoreContext(_generator(workshop, number), None))
-    sizes = [tuple(factor.shape) for factor in factors]
-    if sizes != [(weight.shape[0], rank), (rank, weight.shape[1])]:
-        raise PluginError(
-            f"factorizer '{verb.by.name}' returned {sizes} for rank {rank} of {tuple(weight.shape)}; "
-            "correct its factor method"
-        )
-    edit = ProjectEmbeddings(rank) if every else FactorizeEmbedding(rank)
-    perform(edit, workshop.model, factors)
-    return Done((edit,))
+    model, context = workshop.model, ScoreContext(_generator(workshop, number), None)
+    edits = _splits(verb, shape)
+    for edit in edits:
+        weight = matrix(model, edit) if isinstance(edit, FactorizeMatrix) else word_embedding(model)
+        factors = verb.by.factor(weight, edit.rank, context)
+        sizes = [tuple(factor.shape) for factor in factors]
+        if sizes != [(weight.shape[0], edit.rank), (edit.rank, weight.shape[1])]:
+            raise PluginError(
+                f"factorizer '{verb.by.name}' returned {sizes} for rank {edit.rank} of {tuple(weight.shape)}; "
+                "correct its factor method"
+            )
+        perform(edit, model, factors)
+    return Done(tuple(edits))
+
+
+def _splits(verb: Factorize, shape: Shape) -> Sequence[FactorizeEmbedding | FactorizeMatrix | ProjectEmbeddings]:
+    """What the step splits, at the ranks that were planned."""
+    if verb.target == "embeddings":
+        assert shape.embedding is not None
+        return [ProjectEmbeddings(shape.embedding)]
+    roles = verb.roles
+    return [
+        split
+        for split in shape.factored
+        if (split.role in roles if isinstance(split, FactorizeMatrix) else verb.target == "word-embeddings")
+    ]
 
 
 def _score(verbs: Sequence[Scored], shape: Shape, number: int, workshop: Workshop) -> Done:

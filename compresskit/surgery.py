@@ -1,23 +1,27 @@
-"""The only file that changes a model's shape. Strategies decide what to cut; `perform` cuts it."""
+"""The only way in which a model's shape changes. Strategies decide what to cut; `perform` cuts it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from compresskit import factoring
 from compresskit.anatomy import Anatomy, UnitTarget, entries, find, head_size, layers, linear
+from compresskit.cuts import check_kept, cut_linear, cut_norm, own_layer, put
 from compresskit.edits import (
     AddExits,
     CutHeads,
     CutHidden,
     CutLayers,
+    CutMatrixRank,
     CutNeurons,
     CutRank,
     Edit,
     FactorizeEmbedding,
+    FactorizeMatrix,
     OrderUnits,
     ProjectEmbeddings,
     Shape,
@@ -27,7 +31,7 @@ from compresskit.errors import SurgeryError
 from compresskit.interfaces import ExitHead
 from compresskit.masking import norms
 from compresskit.model import CompressedForSequenceClassification as Model
-from compresskit.modules import FactorizedEmbedding, NoHeads
+from compresskit.modules import FactorizedEmbedding, FactorizedLinear, NoHeads
 
 
 def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = None) -> None:
@@ -36,16 +40,14 @@ def perform(edit: Edit, model: Model, factors: tuple[Tensor, Tensor] | None = No
     Args:
         edit: what to do.
         model: changed in place.
-        factors: (V, R) and (R, H) of the word embedding for a `FactorizeEmbedding` or a `ProjectEmbeddings`; random
-            numbers, to be loaded over, where None.
+        factors: for an edit that factorizes: (V, R) and (R, H) of the word embedding, (outputs, R) and (R, inputs) of a
+            layer's matrix; random numbers, to be loaded over, where None.
 
     Raises:
         SurgeryError: the edit does not fit the model or would leave nothing of it.
     """
-    if isinstance(edit, FactorizeEmbedding):
-        _factorize_embedding(model, edit, factors)
-    elif isinstance(edit, ProjectEmbeddings):
-        _project_embeddings(model, edit, factors)
+    if isinstance(edit, (FactorizeEmbedding, FactorizeMatrix, ProjectEmbeddings)):
+        SPLIT[type(edit)](model, edit, factors)
     else:
         HOW[type(edit)](model, edit)
     model.train(model.training)  # new parts begin in train mode, whatever the model is in
@@ -66,8 +68,8 @@ def reshape(model: Model, shape: Shape) -> None:
             perform(CutHeads(index, tuple(range(then.heads))), model)
         if then.neurons != now.neurons:
             perform(CutNeurons(index, tuple(range(then.neurons))), model)
-    if shape.rank is not None:
-        perform(FactorizeEmbedding(shape.rank), model)
+    for split in shape.factored:
+        perform(split, model)
     if shape.embedding is not None:
         perform(ProjectEmbeddings(shape.embedding), model)
     if shape.hidden is not None:
@@ -79,9 +81,12 @@ def reshape(model: Model, shape: Shape) -> None:
 
 
 def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]) -> None:
-    layer, now = _units(model, target, index)
+    layer, now = own_layer(model, index, target), getattr(model.shape.layers[index], target)
     if keep:
-        _check_kept(f"{target} of layer {index + 1}", keep, now)
+        check_kept(f"{target} of layer {index + 1}", keep, now)
+    for path in () if keep else [piece.path for piece in model.anatomy.slices(target)]:
+        if isinstance(split := find(layer, path), FactorizedLinear):
+            put(layer, path, split.merged())  # of nothing there are no factors
     width = _choose_units(model.anatomy, layer, target, keep)
     if target == "heads" and model.anatomy.head_count is not None:
         path, _, name = model.anatomy.head_count.rpartition(".")
@@ -94,7 +99,7 @@ def _cut_units(model: Model, target: UnitTarget, index: int, keep: Sequence[int]
 
 
 def _order_units(model: Model, edit: OrderUnits) -> None:
-    layer, now = _units(model, edit.target, edit.layer)
+    layer, now = own_layer(model, edit.layer, edit.target), getattr(model.shape.layers[edit.layer], edit.target)
     if sorted(edit.order) != list(range(now)):
         raise SurgeryError(
             f"{list(edit.order)} does not put the {now} {edit.target} of layer {edit.layer + 1} in order; "
@@ -103,28 +108,11 @@ def _order_units(model: Model, edit: OrderUnits) -> None:
     _choose_units(model.anatomy, layer, edit.target, edit.order)
 
 
-def _units(model: Model, target: UnitTarget, index: int) -> tuple[nn.Module, int]:
-    """A layer, and how many units of a kind it has.
-
-    Raises:
-        SurgeryError: there is no such layer, or it shares its weights.
-    """
-    if not 0 <= index < model.depth:
-        raise SurgeryError(
-            f"there is no layer {index + 1} to cut {target} from; give the number of one of the {model.depth} layers"
-        )
-    if model.shape.owners:
-        raise SurgeryError(
-            f"layers share their weights, so {target} of layer {index + 1} can't be cut alone; cut before sharing"
-        )
-    return layers(model.anatomy, model.network)[index], getattr(model.shape.layers[index], target)
-
-
 def _choose_units(anatomy: Anatomy, layer: nn.Module, target: UnitTarget, chosen: Sequence[int]) -> int:
     """Take these units alone, in this order; returns the width of one."""
     width = head_size(anatomy, layer) if target == "heads" else 1
     for piece in anatomy.slices(target):
-        _cut_linear(linear(layer, piece.path), piece.dim, entries(chosen, width))
+        cut_linear(linear(layer, piece.path, piece.dim), piece.dim, entries(chosen, width))
     return width
 
 
@@ -139,18 +127,8 @@ def _remove_attention(anatomy: Anatomy, layer: nn.Module) -> None:
     setattr(find(layer, parent), place, new)
 
 
-def _cut_linear(module: nn.Linear, dim: int, kept: Tensor) -> None:
-    """Keep these entries of an axis. Outputs (axis 0) take their bias with them; inputs leave the bias whole."""
-    kept = kept.to(module.weight.device)
-    with torch.no_grad():
-        module.weight = nn.Parameter(module.weight.index_select(dim, kept))
-        if dim == 0 and module.bias is not None:
-            module.bias = nn.Parameter(module.bias.index_select(0, kept))
-    module.out_features, module.in_features = module.weight.shape
-
-
 def _cut_layers(model: Model, edit: CutLayers) -> None:
-    _check_kept("layers", edit.keep, model.depth)
+    check_kept("layers", edit.keep, model.depth)
     last = model.depth
     parent, _, name = model.anatomy.layers.rpartition(".")
     body = layers(model.anatomy, model.network)
@@ -171,12 +149,13 @@ def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
     if model.embeddings_project is None:
         _cut_tables(find(model.network, model.anatomy.embeddings), kept)
     else:
-        _cut_linear(model.embeddings_project, 0, kept)
+        cut_linear(model.embeddings_project, 0, kept)
     for layer in model.body:
         for piece in (*model.anatomy.heads, *model.anatomy.neurons):
-            _cut_linear(linear(layer, piece.path), 1 - piece.dim, kept)
+            across: Literal[0, 1] = 0 if piece.dim == 1 else 1
+            cut_linear(linear(layer, piece.path, across), across, kept)
         for norm in norms(layer):
-            _cut_norm(norm, kept)
+            cut_norm(norm, kept)
     if model.shape.read_out:
         first = (
             part
@@ -184,7 +163,7 @@ def _cut_hidden(model: Model, keep: Sequence[int]) -> None:
             if not path.startswith(":")
             for part in find(model.network, path).modules()
         )
-        _cut_linear(next(part for part in first if isinstance(part, nn.Linear)), 1, kept)
+        cut_linear(next(part for part in first if isinstance(part, nn.Linear)), 1, kept)
 
 
 def check_hidden(model: Model, keep: Sequence[int]) -> None:
@@ -197,7 +176,7 @@ def check_hidden(model: Model, keep: Sequence[int]) -> None:
         raise SurgeryError("the exits are made for hidden states of this width; cut them before the exits are put in")
     if model.shape.owners:
         raise SurgeryError("layers share their weights, which would be cut twice; cut the hidden states before sharing")
-    _check_kept("dimensions of the hidden states", keep, model.hidden_size)
+    check_kept("dimensions of the hidden states", keep, model.hidden_size)
 
 
 def _cut_tables(embeddings: nn.Module, kept: Tensor) -> None:
@@ -207,26 +186,9 @@ def _cut_tables(embeddings: nn.Module, kept: Tensor) -> None:
             part.weight = nn.Parameter(part.weight.detach()[:, kept.to(part.weight.device)])
             part.embedding_dim = len(kept)
         elif isinstance(part, FactorizedEmbedding):
-            _cut_linear(part.expand, 0, kept)
+            cut_linear(part.expand, 0, kept)
         elif isinstance(part, nn.LayerNorm):
-            _cut_norm(part, kept)
-
-
-def _cut_norm(norm: nn.LayerNorm, kept: Tensor) -> None:
-    kept = kept.to(norm.weight.device)
-    norm.weight, norm.bias = (nn.Parameter(weight.detach()[kept]) for weight in (norm.weight, norm.bias))
-    norm.normalized_shape = (len(kept),)
-
-
-def _cut_rank(model: Model, keep: Sequence[int]) -> None:
-    module = find(model.network, model.anatomy.word_embeddings)
-    if not isinstance(module, FactorizedEmbedding):
-        raise SurgeryError("the word embedding is one table and has no rank to cut; factorize it first")
-    _check_kept("rank of the word embedding", keep, module.expand.in_features)
-    kept = torch.tensor(keep, device=module.table.weight.device)
-    module.table.weight = nn.Parameter(module.table.weight.detach()[:, kept])
-    module.table.embedding_dim = len(keep)
-    _cut_linear(module.expand, 1, kept)
+            cut_norm(part, kept)
 
 
 def _share_layers(model: Model, edit: ShareLayers) -> None:
@@ -254,101 +216,9 @@ def _check_owners(model: Model, owners: Sequence[int]) -> None:
     for layer, owner in enumerate(owners):
         if model.shape.layers[layer] != model.shape.layers[owner]:
             raise SurgeryError(
-                f"layers {owner + 1} and {layer + 1} have different numbers of heads or neurons and can't share "
-                "weights; share before pruning, or keep equal numbers"
+                f"layers {owner + 1} and {layer + 1} have different sizes and can't share weights; "
+                "share before pruning, or keep equal numbers"
             )
-
-
-def _factorize_embedding(model: Model, edit: FactorizeEmbedding, factors: tuple[Tensor, Tensor] | None) -> None:
-    parent, _, name = model.anatomy.word_embeddings.rpartition(".")
-    owner = find(model.network, parent)
-    old = getattr(owner, name)
-    table = old.table if isinstance(old, FactorizedEmbedding) else old
-    words, size = table.weight.shape[0], word_embedding_size(model)
-    if model.shape.embedding is not None:
-        raise SurgeryError("the embeddings are projected from a small space already; leave this step out")
-    _check_rank(edit.rank, size)
-    new = FactorizedEmbedding(words, edit.rank, size, table.padding_idx)
-    new = new.to(device=table.weight.device, dtype=table.weight.dtype)
-    if factors is not None:
-        with torch.no_grad():
-            new.table.weight.copy_(factors[0])
-            new.expand.weight.copy_(factors[1].t())
-    setattr(owner, name, new)
-
-
-def _project_embeddings(model: Model, edit: ProjectEmbeddings, factors: tuple[Tensor, Tensor] | None) -> None:
-    """All tables and their norm in a small space, then a linear layer with bias (Lan et al. 2020, section 3.1).
-
-    The function changes, because the norm works in the small space now. It begins close by: the word table is its left
-    factor, the other tables are the nearest that the right factor can turn back, and the norm begins anew. The linear
-    layer is the right factor with the old norm's gain and bias, scaled so that words come out as long as they did.
-    """
-    place, words = find(model.network, model.anatomy.embeddings), find(model.network, model.anatomy.word_embeddings)
-    parts = list(place.named_modules())
-    norms = [(path, part) for path, part in parts if isinstance(part, nn.LayerNorm)]
-    if isinstance(words, FactorizedEmbedding) or len(norms) != 1:
-        reason = "have no layer norm of their own" if len(norms) != 1 else "are two factors already"
-        raise SurgeryError(f"the embeddings {reason} and can't be projected; leave this step out")
-    ((norm_path, norm),) = norms
-    assert isinstance(words, nn.Embedding)
-    _check_rank(edit.rank, words.embedding_dim)
-    old = model.embeddings_project
-    project = nn.Linear(edit.rank, model.hidden_size)
-    if factors is not None:
-        _begin_projection(project, words, norm, old, factors)
-    for path, table in parts:
-        if isinstance(table, nn.Embedding):
-            new = nn.Embedding(table.num_embeddings, edit.rank, table.padding_idx)
-            if factors is not None:
-                with torch.no_grad():
-                    back = torch.linalg.pinv(factors[1].double()).to(table.weight.dtype)
-                    new.weight.copy_(factors[0] if table is words else table.weight @ back)
-            _put(place, path, new.to(table.weight))
-    _put(place, norm_path, nn.LayerNorm(edit.rank, eps=norm.eps).to(norm.weight))
-    _put(model.network, model.anatomy.project, project.to(words.weight))
-
-
-def _begin_projection(
-    project: nn.Linear, words: nn.Embedding, norm: nn.LayerNorm, old: nn.Linear | None, factors: tuple[Tensor, Tensor]
-) -> None:
-    left, right = factors
-    with torch.no_grad():
-        # A norm divides by the size of the numbers that it meets: now of those in the small table, before in the large.
-        scale = (left.square().mean() / words.weight.square().mean()).sqrt()
-        weight, bias = scale * norm.weight[:, None] * right.t(), norm.bias
-        if old is not None:
-            weight, bias = old.weight @ weight, old(bias)
-        project.weight.copy_(weight)
-        project.bias.copy_(bias)
-
-
-def _put(root: nn.Module, path: str, new: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(find(root, parent), name, new)
-
-
-def _check_rank(rank: int, size: int) -> None:
-    if not 1 <= rank <= size:
-        raise SurgeryError(f"rank {rank} is not between 1 and the embedding's size {size}; ask for a rank in between")
-
-
-def word_embedding(model: Model) -> Tensor:
-    """The (V, H) word embedding, multiplied out where it is in factors already."""
-    module = find(model.network, model.anatomy.word_embeddings)
-    if isinstance(module, FactorizedEmbedding):
-        return module.product().detach()
-    assert isinstance(module, nn.Embedding)
-    return module.weight.detach()
-
-
-def word_embedding_size(model: Model) -> int:
-    """Dimensions of one word's vector, whatever the rank."""
-    module = find(model.network, model.anatomy.word_embeddings)
-    if isinstance(module, FactorizedEmbedding):
-        return module.expand.out_features
-    assert isinstance(module, nn.Embedding)
-    return module.embedding_dim
 
 
 def _add_exits(model: Model, edit: AddExits) -> None:
@@ -403,15 +273,6 @@ def _pooler(model: Model) -> nn.Linear | None:
     return None
 
 
-def _check_kept(what: str, keep: Sequence[int], now: int) -> None:
-    if not keep:
-        raise SurgeryError(f"nothing would be left of the {what}; keep at least one of {now}")
-    if list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= now:
-        raise SurgeryError(
-            f"cannot keep {list(keep)} of the {now} {what}; give different numbers from 0 to {now - 1}, rising"
-        )
-
-
 HOW: Mapping[type[Edit], Callable[[Model, Any], None]] = {
     CutHeads: lambda model, edit: _cut_units(model, "heads", edit.layer, edit.keep),
     CutNeurons: lambda model, edit: _cut_units(model, "neurons", edit.layer, edit.keep),
@@ -419,7 +280,15 @@ HOW: Mapping[type[Edit], Callable[[Model, Any], None]] = {
     CutLayers: _cut_layers,
     ShareLayers: _share_layers,
     CutHidden: lambda model, edit: _cut_hidden(model, edit.keep),
-    CutRank: lambda model, edit: _cut_rank(model, edit.keep),
+    CutRank: factoring.cut_rank,
+    CutMatrixRank: factoring.cut_matrix_rank,
     AddExits: _add_exits,
 }
 """Who performs an edit that needs nothing but the model."""
+
+SPLIT: Mapping[type[Edit], Callable[[Model, Any, tuple[Tensor, Tensor] | None], None]] = {
+    FactorizeEmbedding: factoring.factorize_embedding,
+    FactorizeMatrix: factoring.factorize_matrix,
+    ProjectEmbeddings: factoring.project_embeddings,
+}
+"""Who performs an edit that needs factors too."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from compresskit.anatomy import ROLES
 from compresskit.cost import Block, Convention
 from compresskit.edits import LayerShape
 
@@ -91,7 +92,7 @@ def layers(report: Report) -> Table:
     given = set(report.original.shape.layers) if report.original is not None else set()
     # "2 of 12" says something only where all layers of the original were alike.
     whole = given.pop() if len(given) == 1 else None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for first, last, layer in _runs(shape.layers):
         heads = _kept(layer.heads, whole.heads if whole else None)
         neurons = _kept(layer.neurons, whole.neurons if whole else None)
@@ -100,10 +101,14 @@ def layers(report: Report) -> Table:
     if shape.embedding is not None:
         embedding = f"{shape.embedding} wide, as all embeddings, then a linear layer"
     sharing = "".join(f" Layers {_spans(run)} share one set of weights." for run in _sharing(shape.owners))
-    columns = ("layers", "heads each", "FFN neurons each", "exits after")
+    told = ""
+    columns: tuple[str, ...] = ("layers", "heads each", "FFN neurons each", "exits after")
+    if any(layer.ranks for layer in shape.layers):
+        columns, told = (*columns, "ranks"), f" Ranks of {', '.join(ROLES)}; - is one matrix."
+        rows = [(*row, _ranks(layer)) for row, (_, _, layer) in zip(rows, _runs(shape.layers), strict=True)]
     narrow = "" if shape.hidden is None else f" Hidden states: {shape.hidden} wide."
     head = "" if shape.head is None else f" Exit heads: {shape.head.name}."
-    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{narrow}{sharing}{head}")
+    return Table("Layers", columns, tuple(rows), f"Word embeddings: {embedding}.{narrow}{sharing}{head}{told}")
 
 
 def blocks(model: Side) -> Table:
@@ -197,6 +202,12 @@ def _runs(shapes: Sequence[LayerShape]) -> Iterator[tuple[int, int, LayerShape]]
     for layer, run in groupby(enumerate(shapes, start=1), key=lambda pair: pair[1]):
         numbers = [number for number, _ in run]
         yield numbers[0], numbers[-1], layer
+
+
+def _ranks(layer: LayerShape) -> str:
+    """Of the matrices from the queries' to the FFN's last, those alike told once: `96`, or `12 11 20 31 40 -`."""
+    ranks = ["-" if rank is None else str(rank) for rank in layer.ranks]
+    return " ".join(dict.fromkeys(ranks) if len(set(ranks)) == 1 else ranks)
 
 
 def _sharing(owners: Sequence[int]) -> list[list[int]]:

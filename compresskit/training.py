@@ -33,7 +33,7 @@ from compresskit.losses import (
     switched_on,
     total,
 )
-from compresskit.masking import sizes_of
+from compresskit.masking import sizes
 from compresskit.model import CompressedForSequenceClassification
 from compresskit.progress import Task
 from compresskit.run import Run
@@ -235,7 +235,7 @@ def teach(lesson: Lesson) -> tuple[float, Masks | None]:
             lesson.model.projection = _projection(lesson.model, lesson.teacher)
     masker = lesson.options.mask
     if masker is not None:
-        lesson.model.mask = masker.build(sizes_of(lesson.model)).to(lesson.model.device)
+        lesson.model.mask = masker.build(sizes(lesson.model)).to(lesson.model.device)
     fixed = _freeze(lesson)
     steps = optimizer_steps(lesson.options, len(lesson.rows))
     checkpoint, before = last_checkpoint(lesson.folder)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainValidator, V
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from compresskit.anatomy import ATTENTION, FFN, Role
 from compresskit.catalogue import build, load_catalogue
 from compresskit.interfaces import Distiller, ExitHead, ExitPolicy, Factorizer, Masker, Pruner, Strategy
 from compresskit.wording import show
@@ -333,12 +334,20 @@ class Factorize(Verb):
     name: ClassVar[str] = "factorize"
     slots: ClassVar[dict[str, str]] = {"by": "factorizer"}
 
-    target: Literal["word-embeddings", "embeddings"] = Field(alias="factorize")
-    """What is split: the word embedding; or all embeddings, as in ALBERT, norm included, so train after it."""
+    target: Literal["word-embeddings", "embeddings", "attention", "ffn"] = Field(alias="factorize")
+    """What is split: the word embedding; all embeddings, as in ALBERT, norm included, so train after it; or in every
+    layer the four matrices of the attention or the two of the FFN."""
     by: Annotated[Factorizer, ANYTHING]
     """Factorizer."""
     rank: Amount
-    """Width of the thin factors, as a count or a fraction of the full rank."""
+    """Width of the thin factors, as a count or a fraction of the full rank: of the word embedding's dimensions, or of
+    the shorter side of each matrix as it is when the step or its repeat begins. Two factors of a square matrix have
+    fewer parameters than it below half of that, of one four times as long as wide below four fifths."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The matrices of every layer that are split; none where embeddings are."""
+        return {"attention": ATTENTION, "ffn": FFN}.get(self.target, ())
 
 
 class Share(Verb):

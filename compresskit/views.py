@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from compresskit.recipe import Recipe
 
 
+UNUSUAL = ("round", "ranks in layers")
+"""Columns of a plan that few have."""
+
+
 def plan_tables(plan: Plan) -> list[Table]:
     """The steps, and what they will leave of the original."""
     from compresskit.report import Report, Side
@@ -27,11 +31,29 @@ def plan_tables(plan: Plan) -> list[Table]:
         done = (str(number), step.name, step.place, str(step.iteration or ""))
         heads, neurons = ({getattr(layer, unit) for layer in shape.layers} for unit in ("heads", "neurons"))
         rank = shape.rank or shape.embedding
-        sizes = _depth(shape), _range(heads), _range(neurons), f"{rank:,}" if rank else ""
+        ranks = {one for layer in shape.layers for one in layer.ranks if one}
+        sizes = (
+            _depth(shape),
+            _range(heads),
+            _range(neurons),
+            f"{rank:,}" if rank else "",
+            _range(ranks) if ranks else "",
+        )
         rows.append((*done, *sizes, _list(shape.exits)))
-    columns: tuple[str, ...] = ("step", "does", "place", "round", "layers", "heads", "neurons", "rank", "exits")
+    columns: tuple[str, ...] = (
+        "step",
+        "does",
+        "place",
+        "round",
+        "layers",
+        "heads",
+        "neurons",
+        "rank",
+        "ranks in layers",
+        "exits",
+    )
     # A column that says nothing takes room from the others.
-    told = [place for place, name in enumerate(columns) if name != "round" or any(row[place] for row in rows)]
+    told = [place for place, name in enumerate(columns) if name not in UNUSUAL or any(row[place] for row in rows)]
     columns, rows = tuple(columns[place] for place in told), [tuple(row[place] for place in told) for row in rows]
     title = f"{plan.recipe.name} on {plan.original.name}: the shape after each step"
     dims = plan.original.dims

@@ -76,8 +76,8 @@ class Mistakes:
         if (where, text) not in self._found:
             self._found.append((where, text))
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        return len(self._found)
 
     def listing(self, source: str) -> str:
         """`half.yaml: 2 mistakes`, then one line for each in the order of the file, with overrides last."""

@@ -34,7 +34,7 @@ def test_every_path_of_a_row_leads_to_what_it_says(row):
         path, _, name = row.head_count.rpartition(".")
         assert getattr(find(layer, path), name) == 3
         for piece in (*row.heads, *row.neurons):
-            weight = linear(layer, piece.path).weight
+            weight = linear(layer, piece.path, piece.dim).weight
             full = 24 if piece in row.heads else 40
             assert (weight.shape[piece.dim], weight.shape[1 - piece.dim]) == (full, 24)
             assert piece.dim == (1 if piece.role.endswith("-out") else 0)
@@ -43,7 +43,7 @@ def test_every_path_of_a_row_leads_to_what_it_says(row):
         if part is not None and not part.startswith(":"):
             find(network, part)  # raises where there is nothing
     if row.stock is not None:
-        dense, classifier = (linear(network, path) for path in row.stock)
+        dense, classifier = (linear(network, path, 0) for path in row.stock)
         assert (dense.weight.shape, classifier.weight.shape) == ((24, 24), (2, 24))
 
 
@@ -92,7 +92,7 @@ def test_groups_hold_the_units_of_one_layer_with_their_matrices(row):
     for group in heads:
         layer = layers(row, network)[group.layer]
         for piece, member in zip(row.heads, group.members, strict=True):
-            assert member.linear is linear(layer, piece.path)
+            assert member.linear is linear(layer, piece.path, piece.dim)
             assert group.member(piece.role) is member
             assert member.width == 8
 

@@ -12,9 +12,11 @@ from compresskit.edits import (
     CutHeads,
     CutHidden,
     CutLayers,
+    CutMatrixRank,
     CutNeurons,
     CutRank,
     FactorizeEmbedding,
+    FactorizeMatrix,
     LayerShape,
     OrderUnits,
     ProjectEmbeddings,
@@ -30,8 +32,8 @@ PLAIN = Shape((LayerShape(4, 64), LayerShape(4, 64), LayerShape(4, 64), LayerSha
 EXITED = PLAIN.after(AddExits((2, 3, 4), MeanTanh(), False))
 SHARED = PLAIN.after(ShareLayers((0, 0, 2, 2), "mean"))
 KNOWN = (
-    "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-neurons, cut-rank, factorize-embedding, "
-    "order-units, project-embeddings, share-layers); "
+    "(known: add-exits, cut-heads, cut-hidden, cut-layers, cut-matrix-rank, cut-neurons, cut-rank, "
+    "factorize-embedding, factorize-matrix, order-units, project-embeddings, share-layers); "
     "update compresskit to read it"
 )
 
@@ -46,6 +48,11 @@ RECORDS = [
     (CutLayers((0, 2)), {"edit": "cut-layers", "keep": [0, 2]}),
     (CutHidden((0, 2, 3)), {"edit": "cut-hidden", "keep": [0, 2, 3]}),
     (CutRank((1,)), {"edit": "cut-rank", "keep": [1]}),
+    (
+        CutMatrixRank(2, "ffn-in", (0, 3)),
+        {"edit": "cut-matrix-rank", "layer": 2, "role": "ffn-in", "keep": [0, 3]},
+    ),
+    (FactorizeMatrix(1, "query", 5), {"edit": "factorize-matrix", "layer": 1, "role": "query", "rank": 5}),
     (ShareLayers((0, 0, 2), "first"), {"edit": "share-layers", "owners": [0, 0, 2], "start": "first"}),
     (FactorizeEmbedding(128), {"edit": "factorize-embedding", "rank": 128}),
     (ProjectEmbeddings(128), {"edit": "project-embeddings", "rank": 128}),

@@ -13,9 +13,10 @@ from compresskit.checkpoint import load, save
 from compresskit.edits import CutLayers, ProjectEmbeddings, ShareLayers
 from compresskit.errors import CheckpointError
 from compresskit.export import export
+from compresskit.factoring import word_embedding
 from compresskit.model import wrap
 from compresskit.strategies.svd import Svd
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import perform
 from compresskit.testing import save_tiny, tiny_compressed, tiny_model, tiny_tokenizer
 from compresskit.testing.text import sentences
 

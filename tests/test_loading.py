@@ -26,9 +26,10 @@ from compresskit.edits import (
     head_from_json,
 )
 from compresskit.errors import CheckpointError
+from compresskit.factoring import word_embedding
 from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.strategies.svd import Svd
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import perform
 from compresskit.testing import tiny_model, tiny_tokenizer
 
 FAMILIES = load_catalogue([]).names("architecture")

@@ -19,6 +19,7 @@ from compresskit.edits import (
     CutNeurons,
     CutRank,
     FactorizeEmbedding,
+    FactorizeMatrix,
     ProjectEmbeddings,
     Shape,
     ShareLayers,
@@ -27,23 +28,33 @@ from compresskit.edits import (
 )
 from compresskit.errors import CheckpointError, SurgeryError
 from compresskit.export import stock
+from compresskit.factoring import matrix, word_embedding
 from compresskit.folding import fold
 from compresskit.interfaces import Masks
-from compresskit.masking import masked, sizes_of
+from compresskit.masking import masked, sizes
 from compresskit.model import wrap
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import perform
 from compresskit.testing import tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
 RANK = 10
+MATRICES = [
+    *((0, role, 14) for role in ("query", "key", "value", "attention-out")),
+    *((2, role, 20) for role in ("ffn-in", "ffn-out")),
+    (2, "value", 9),
+    (2, "attention-out", 12),
+]
+"""Those of one attention, of one FFN, and two of another attention."""
 
 
-def wrapped(family="bert", **sizes):
+def wrapped(family="bert", matrices=True, **sizes):
     model = wrap(tiny_model(family, layers=3, **sizes), load_catalogue().anatomy(family))
-    edit = FactorizeEmbedding(RANK)
-    perform(edit, model, Svd().factor(word_embedding(model), RANK, None))
+    perform(FactorizeEmbedding(RANK), model, Svd().factor(word_embedding(model), RANK, None))
+    for layer, role, rank in MATRICES if matrices else ():
+        edit = FactorizeMatrix(layer, role, rank)
+        perform(edit, model, Svd().factor(matrix(model, edit), rank, None))
     return model
 
 
@@ -70,14 +81,14 @@ def some(*shape, seed, hard=False):
 
 def everything(model, hard=False):
     """A factor on everything that can have one."""
-    sizes = sizes_of(model)
+    there = sizes(model)
     return Masks(
         attention=torch.tensor([0.7, 0.0, 1.0]).ceil() if hard else torch.tensor([0.7, 0.0, 1.0]),
         ffn=torch.tensor([1.0, 0.6, 0.0]).ceil() if hard else torch.tensor([1.0, 0.6, 0.0]),
-        heads=tuple(some(heads, seed=index, hard=hard) for index, heads in enumerate(sizes.heads)),
-        neurons=tuple(some(neurons, seed=9 + index, hard=hard) for index, neurons in enumerate(sizes.neurons)),
-        hidden=some(sizes.hidden, seed=20, hard=hard),
-        rank=some(sizes.rank, seed=21, hard=hard),
+        heads=tuple(some(heads, seed=index, hard=hard) for index, heads in enumerate(there.heads)),
+        neurons=tuple(some(neurons, seed=9 + index, hard=hard) for index, neurons in enumerate(there.neurons)),
+        hidden=some(there.hidden, seed=20, hard=hard),
+        ranks=tuple(some(split.rank, seed=21 + index, hard=hard) for index, split in enumerate(there.factored)),
     )
 
 
@@ -120,14 +131,14 @@ def test_p11_all_at_once_and_saved_and_loaded(family, tmp_path):
 
 def test_factors_of_one_change_no_bit():
     model = wrapped()
-    sizes, before = sizes_of(model), answer(model)
+    there, before = sizes(model), answer(model)
     ones = Masks(
         attention=torch.ones(3),
         ffn=torch.ones(3),
-        heads=tuple(map(torch.ones, sizes.heads)),
-        neurons=tuple(map(torch.ones, sizes.neurons)),
-        hidden=torch.ones(sizes.hidden),
-        rank=torch.ones(RANK),
+        heads=tuple(map(torch.ones, there.heads)),
+        neurons=tuple(map(torch.ones, there.neurons)),
+        hidden=torch.ones(there.hidden),
+        ranks=tuple(torch.ones(split.rank) for split in there.factored),
     )
     assert torch.equal(answer(model, ones), before)
     assert fold(model, ones) == ()
@@ -202,7 +213,7 @@ def test_factors_go_to_where_the_model_is():
 
 
 def test_layers_that_share_weights_are_not_scaled_twice():
-    model = wrapped()
+    model = wrapped(matrices=False)
     perform(ShareLayers((0, 0, 0), "mean"), model)
     before = answer(model)
     with pytest.raises(SurgeryError) as caught:
@@ -293,7 +304,7 @@ def test_a_cut_that_does_not_fit_is_refused(edit, message):
 
 
 def test_layers_that_share_weights_keep_the_width_of_their_hidden_states():
-    model = wrapped()
+    model = wrapped(matrices=False)
     perform(ShareLayers((0, 0, 0), "mean"), model)
     with pytest.raises(SurgeryError) as caught:
         perform(CutHidden((0,)), model)

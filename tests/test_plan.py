@@ -441,7 +441,7 @@ def test_a_projection_is_planned_without_weights(plan_of):
             [CutHeads(1, (0,))],
             "{share: layers, groups: 2}",
             (
-                "share: layers 1 to 2 have different numbers of heads or neurons and can't share weights; share before "
+                "share: layers 1 to 2 have different sizes and can't share weights; share before "
                 "pruning, or keep equal numbers"
             ),
         ),

@@ -25,6 +25,7 @@ from compresskit.edits import (
     ShareLayers,
 )
 from compresskit.errors import CheckpointError, DataError, PluginError
+from compresskit.factoring import word_embedding
 from compresskit.interfaces import Factorizer, Pruner
 from compresskit.model import wrap
 from compresskit.plan import make_plan
@@ -33,7 +34,6 @@ from compresskit.run import Run
 from compresskit.steps import Workshop, best, carry_out
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import MeanTanh
-from compresskit.surgery import word_embedding
 from compresskit.testing import WORDS, tiny_model, tiny_tokenizer
 from compresskit.verbs import ORIGINAL
 

@@ -28,11 +28,12 @@ from compresskit.edits import (
     edit_to_json,
 )
 from compresskit.errors import SurgeryError
+from compresskit.factoring import word_embedding
 from compresskit.model import CompressedForSequenceClassification, wrap
 from compresskit.modules import FactorizedEmbedding
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
-from compresskit.surgery import perform, reshape, word_embedding
+from compresskit.surgery import perform, reshape
 from compresskit.testing import tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
@@ -82,7 +83,7 @@ class Masks:
         for index, layer in enumerate(layers(model.anatomy, model.network)):
             for target, role in (("heads", "attention-out"), ("neurons", "ffn-out")):
                 piece = next(piece for piece in model.anatomy.slices(target) if piece.role == role)
-                out = linear(layer, piece.path)
+                out = linear(layer, piece.path, piece.dim)
                 width = head_size(model.anatomy, layer) if target == "heads" else 1
                 self.kept[target, index] = list(range(out.in_features // width))
                 out.register_forward_pre_hook(
@@ -144,7 +145,7 @@ def test_p5_the_size_and_scale_of_a_head_stay(family):
     assert getattr(owner, name) == 2
     assert getattr(owner, "all_head_size", 16) == 16
     assert owner.scaling == 8**-0.5
-    assert [linear(first, piece.path).weight.shape[piece.dim] for piece in model.anatomy.heads] == [16] * 4
+    assert [linear(first, piece.path, piece.dim).weight.shape[piece.dim] for piece in model.anatomy.heads] == [16] * 4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -510,8 +511,8 @@ def test_reshape_shares_and_projects_too(family):
         (CutLayers((1, 0)), "cannot keep [1, 0] of the 2 layers; give different numbers from 0 to 1, rising"),
         (CutLayers((0, 0)), "cannot keep [0, 0] of the 2 layers; give different numbers from 0 to 1, rising"),
         (CutLayers((0, 2)), "cannot keep [0, 2] of the 2 layers; give different numbers from 0 to 1, rising"),
-        (CutHeads(2, (0,)), "there is no layer 3 to cut heads from; give the number of one of the 2 layers"),
-        (CutNeurons(-1, (0,)), "there is no layer 0 to cut neurons from; give the number of one of the 2 layers"),
+        (CutHeads(2, (0,)), "there is no layer 3 to change heads of; give the number of one of the 2 layers"),
+        (CutNeurons(-1, (0,)), "there is no layer 0 to change neurons of; give the number of one of the 2 layers"),
         (FactorizeEmbedding(0), "rank 0 is not between 1 and the embedding's size 32; ask for a rank in between"),
         (FactorizeEmbedding(33), "rank 33 is not between 1 and the embedding's size 32; ask for a rank in between"),
         (ProjectEmbeddings(33), "rank 33 is not between 1 and the embedding's size 32; ask for a rank in between"),
@@ -542,7 +543,7 @@ def test_an_edit_that_does_not_fit_is_refused_and_changes_nothing(edit, message)
         (
             ShareLayers((0, 0), "mean"),
             CutHeads(1, (0,)),
-            "layers share their weights, so heads of layer 2 can't be cut alone; cut before sharing",
+            "layers share their weights, so heads of layer 2 can't change alone; change them before sharing",
         ),
         (
             ShareLayers((0, 0), "mean"),
@@ -553,7 +554,7 @@ def test_an_edit_that_does_not_fit_is_refused_and_changes_nothing(edit, message)
             CutNeurons(1, (0, 1)),
             ShareLayers((0, 0), "mean"),
             (
-                "layers 1 and 2 have different numbers of heads or neurons and can't share weights; share before "
+                "layers 1 and 2 have different sizes and can't share weights; share before "
                 "pruning, or keep equal numbers"
             ),
         ),

@@ -76,6 +76,20 @@ def test_predictions_of_pairs_show_both_texts():
     )  # fmt: skip
 
 
+def test_a_plan_shows_ranks_in_layers_where_there_are_any(tmp_path):
+    folder, recipe = save_tiny(tmp_path / "m", layers=3), tmp_path / "r.yaml"
+    recipe.write_text(
+        "recipe: 1\nsteps:\n- {prune: heads, by: magnitude, keep: 2}\n- {factorize: attention, by: svd, rank: 3}\n"
+    )
+    steps, _, layers, *_ = plan_tables(make_plan(read_recipe(recipe), read_original(str(folder))))
+    assert steps.columns == ("step", "does", "place", "layers", "heads", "neurons", "rank", "ranks in layers", "exits")
+    assert [row[-2] for row in steps.rows] == ["", "3"]
+    assert layers.rows == (("1 to 3", "2 of 4", "64", "", "3 3 3 3 - -"),)
+    assert layers.note == (
+        "Word embeddings: one table. Ranks of query, key, value, attention-out, ffn-in, ffn-out; - is one matrix."
+    )
+
+
 def test_a_plan(tmp_path):
     folder = save_tiny(tmp_path / "m", layers=3, heads=6, hidden=48, neurons=96)
     steps, summary, *_ = plan_tables(make_plan(read_recipe("shape-8x"), read_original(str(folder))))

@@ -11,8 +11,8 @@ from compresskit.interfaces import Factorizer
 from compresskit.scoring import ScoreContext
 from compresskit.testing.requirements import like, other_luck, require, same
 
-SIZES = ((40, 8), (8, 8))
-"""Taller than wide, as word embeddings are, and square."""
+SIZES = ((40, 8), (8, 8), (8, 20))
+"""Taller than wide, as word embeddings are, square, and wider than tall, as the last matrix of an FFN is."""
 
 CLOSE = 1e-4
 """Of the largest entry: what fp32 may lose."""
@@ -27,7 +27,7 @@ def checks() -> Iterator[tuple[str, Callable[[Factorizer], None]]]:
 def has_thin_factors(factorizer: Factorizer) -> None:
     """(m, rank) and (rank, n), finite, in the weight's precision, at every rank."""
     for rows, columns in SIZES:
-        for rank in range(1, columns + 1):
+        for rank in range(1, min(rows, columns) + 1):
             factors = _factor(factorizer, like((rows, columns), seed=1), rank)
             shapes = [tuple(factor.shape) for factor in factors]
             require(
@@ -43,7 +43,7 @@ def loses_nothing_at_full_rank(factorizer: Factorizer) -> None:
     """The product is the weight again."""
     for rows, columns in SIZES:
         weight = like((rows, columns), seed=2)
-        left, right = _factor(factorizer, weight, columns)
+        left, right = _factor(factorizer, weight, min(rows, columns))
         lost = float((left @ right - weight).abs().max() / weight.abs().max())
         require(lost < CLOSE, type(factorizer), f"loses {lost:.2g} of a ({rows}, {columns}) matrix at full rank")
 

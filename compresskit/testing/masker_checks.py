@@ -8,10 +8,16 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from compresskit.interfaces import Masker, MaskModule, Masks, Sizes
+from compresskit.interfaces import Factored, Masker, MaskModule, Masks, Sizes
 from compresskit.testing.requirements import require
 
-SIZES = Sizes(heads=(4, 4, 2), neurons=(16, 16, 8), head_size=8, hidden=32, rank=12)
+SIZES = Sizes(
+    heads=(4, 4, 2),
+    neurons=(16, 16, 8),
+    head_size=8,
+    hidden=32,
+    factored=(Factored(12, 40, 32),),
+)
 STEPS = 40
 
 
@@ -35,8 +41,8 @@ def masks_what_there_is(masker: Masker) -> None:
     final = module.final()
     if final is not None:
         _fits(masker, final)
-        left = (final.hidden, final.rank)
-        require(all(one is None or bool(one.any()) for one in left), type(masker), "leaves nothing of the model")
+        left = [*final.ranks, *(() if final.hidden is None else (final.hidden,))]
+        require(all(bool(one.any()) for one in left), type(masker), "leaves nothing of the model")
 
 
 def lists_its_parameters(masker: Masker) -> None:
@@ -52,7 +58,8 @@ def foresees_no_more_than_there_is(masker: Masker) -> None:
     """What will be left, for a plan."""
     then = masker.foresee(SIZES)
     pairs = [*zip(then.heads, SIZES.heads, strict=True), *zip(then.neurons, SIZES.neurons, strict=True)]
-    pairs += [(then.hidden, SIZES.hidden), (then.rank or 0, SIZES.rank or 0)]
+    pairs += [(then.hidden, SIZES.hidden)]
+    pairs += [(less.rank, more.rank) for less, more in zip(then.factored, SIZES.factored, strict=True)]
     require(all(0 <= less <= more for less, more in pairs), type(masker), f"foresees {then} of {SIZES}")
 
 
@@ -77,6 +84,8 @@ def _fits(masker: Masker, masks: Masks) -> None:
     for name in ("layers", "heads", "neurons"):
         given: Sequence[object] = getattr(masks, name)
         require(len(given) in (0, depth), type(masker), f"masks {name} of {len(given)} layers; there are {depth}")
+    there = len(SIZES.factored)
+    require(len(masks.ranks) in (0, there), type(masker), f"masks {len(masks.ranks)} ranks; there are {there}")
     for name, factors, count in _factors(masks):
         require(factors.shape == (count,), type(masker), f"has {tuple(factors.shape)} factors for {count} of {name}")
         inside = bool((factors >= 0).all() and (factors <= 1).all())
@@ -85,10 +94,12 @@ def _fits(masker: Masker, masks: Masks) -> None:
 
 def _factors(masks: Masks) -> Iterator[tuple[str, Tensor, int]]:
     depth = len(SIZES.heads)
-    counts = {"attention": depth, "ffn": depth, "hidden": SIZES.hidden, "rank": SIZES.rank or 0}
+    counts = {"attention": depth, "ffn": depth, "hidden": SIZES.hidden}
     for name in (field.name for field in fields(Masks)):
         value = getattr(masks, name)
         if name in counts and value is not None:
             yield name, value, counts[name]
         elif name in ("heads", "neurons"):
             yield from ((name, own, count) for own, count in zip(value, getattr(SIZES, name), strict=False))
+        elif name == "ranks":
+            yield from ((name, own, split.rank) for own, split in zip(value, SIZES.factored, strict=False))

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import quiet
 from compresskit.edits import AddExits, CutHeads, CutNeurons, Edit, FactorizeEmbedding, head_from_json
+from compresskit.factoring import word_embedding
 from compresskit.model import CompressedForSequenceClassification, wrap
-from compresskit.surgery import perform, word_embedding
+from compresskit.surgery import perform
 from compresskit.testing.text import WORDS, sentences
 from compresskit.wording import did_you_mean
 

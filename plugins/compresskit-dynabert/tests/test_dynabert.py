@@ -17,7 +17,7 @@ from compresskit import Sizes, Trace, UnitTrace
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import load
 from compresskit.errors import CompresskitError, RecipeError
-from compresskit.masking import sizes_of
+from compresskit.masking import sizes
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
@@ -165,7 +165,7 @@ def test_rewiring_moves_no_answer(made):
 
 def test_a_sub_network_that_is_cut_out_answers_as_it_was_trained(made, tmp_path):
     whole = AutoModelForSequenceClassification.from_pretrained(made)
-    module = DynaBert((0.5,), (0.75,)).build(sizes_of(whole))
+    module = DynaBert((0.5,), (0.75,)).build(sizes(whole))
     with torch.no_grad():
         asked = whole.trace(batch(), masks=module.masks(0, 0, 1)).last
     from compresskit.apply import apply

@@ -142,8 +142,10 @@ class CoFi(Masker):
         """Heads and neurons cut alike in every layer to the target; where the gates will cut can't be known.
 
         Raises:
-            ValueError: there are exits, and hidden states have gates.
+            ValueError: there are exits, and hidden states have gates; or matrices are two factors.
         """
+        if any(split.role for split in sizes.factored):
+            raise ValueError("counts the weights of whole matrices; factorize attention and FFN after it")
         if sizes.exits and self.hidden:
             raise ValueError(
                 "cuts hidden states, which the exits that are there read; put the exit step after it, "

@@ -1,40 +1,52 @@
-"""FLOP: gates on the rank of a factored matrix."""
+"""FLOP: gates on the ranks of factored matrices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, final
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from compresskit import Masker, Masks, Sizes
 from compresskit_gates.gates import GatedModel, HardConcrete
 
 
 class RankGates(GatedModel):
-    """One gate for each number between the two factors of the word embedding."""
+    """One gate for each number between two factors, of every matrix that has them."""
 
-    def __init__(self, rank: int, options: Flop) -> None:
+    def __init__(self, sizes: Sizes, options: Flop) -> None:
         super().__init__(options.sparsity, options.warmup, options.learning_rate)
-        self.rank = HardConcrete(rank, options.temperature, options.logit)
+        self.ranks = nn.ModuleList(
+            HardConcrete(split.rank, options.temperature, options.logit) for split in sizes.factored
+        )
+        self.weights = tuple(split.inputs + split.outputs for split in sizes.factored)
 
     def sparsity(self) -> Tensor:
-        """Every gate stands for as many parameters, a column of one factor and a row of the other."""
-        return 1 - self.rank.open().mean()
+        """One less the expected share of the weights; a gate has a column of one factor and a row of the other."""
+        left = torch.stack(
+            [weight * gate.open().sum() for weight, gate in zip(self.weights, self.gates(), strict=True)]
+        )
+        whole = sum(weight * len(gate.logits) for weight, gate in zip(self.weights, self.gates(), strict=True))
+        return 1 - left.sum() / whole
 
     def masks(self, number: int, step: int, steps: int) -> Masks:
         """Factors that are drawn anew."""
         self.hold()
-        return Masks(rank=self.rank.sample())
+        return Masks(ranks=tuple(gate.sample() for gate in self.gates()))
 
     def final(self) -> Masks:
-        """What is left, at least the likeliest."""
+        """What is left, of every matrix at least the likeliest number."""
         self.hold()
-        factors = self.rank.settled()
-        if not bool(factors.any()):
-            factors[int(self.rank.logits.argmax())] = 1.0
-        return Masks(rank=factors)
+        return Masks(ranks=tuple(_some(gate) for gate in self.gates()))
+
+
+def _some(gate: HardConcrete) -> Tensor:
+    factors = gate.settled()
+    if not bool(factors.any()):
+        factors[int(gate.logits.argmax())] = 1.0
+    return factors
 
 
 @final
@@ -42,14 +54,14 @@ class RankGates(GatedModel):
 class Flop(Masker):
     """Learn which numbers between two factors to cut (FLOP, Wang et al. 2020, arXiv:1910.04732).
 
-    The word embedding must be two factors by then, such as `factorize: word-embeddings` at its full rank makes of it: a
-    gate stands between them for each number of the rank, random in training and open with a probability that is learnt,
-    while two multipliers that climb hold the expected sparsity at its target. In the end as many as are expected to be
-    closed are cut, and what the others let through goes into the weights. The authors gate every matrix of their models
-    so; here it is the word embedding.
+    Matrices must be two factors by then, such as `factorize: attention`, `factorize: ffn` and
+    `factorize: word-embeddings` make of them: a gate stands between the two for each number of the rank, random in
+    training and open with a probability that is learnt, while two multipliers that climb hold the expected sparsity,
+    counted over all of these matrices together, at its target. In the end as many are cut as are expected to be closed,
+    and what the others let through goes into the weights.
 
     Args:
-        sparsity: part of the rank to cut.
+        sparsity: part of the weights of all factors to cut.
         warmup: fraction of the training over which the target rises to it.
         temperature: of the hard concrete distribution.
         logit: of every gate at the start.
@@ -66,15 +78,17 @@ class Flop(Masker):
 
     def build(self, sizes: Sizes) -> RankGates:
         """The gates of a model of these sizes."""
-        assert sizes.rank is not None
-        return RankGates(sizes.rank, self)
+        return RankGates(sizes, self)
 
     def foresee(self, sizes: Sizes) -> Sizes:
-        """As much of the rank as the target leaves.
+        """All ranks cut alike to the target; where the gates will cut can't be known.
 
         Raises:
-            ValueError: there is no rank.
+            ValueError: nothing is two factors.
         """
-        if sizes.rank is None:
-            raise ValueError("gates the rank of the word embedding, which is one table; put a factorize step before it")
-        return replace(sizes, rank=max(round(sizes.rank * (1 - self.sparsity)), 1))
+        if not sizes.factored:
+            raise ValueError("gates the ranks of factored matrices, and none is; put a factorize step before it")
+        left = 1 - self.sparsity
+        return replace(
+            sizes, factored=tuple(split._replace(rank=max(round(split.rank * left), 1)) for split in sizes.factored)
+        )

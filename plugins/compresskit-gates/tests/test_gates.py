@@ -12,11 +12,11 @@ from compresskit_gates import CoFi, Flop, LayerMatch
 from compresskit_gates.gates import Constraint, HardConcrete
 from transformers import AutoModelForSequenceClassification
 
-from compresskit import Sizes, Trace
+from compresskit import Factored, Sizes, Trace
 from compresskit.catalogue import load_catalogue
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.folding import fold
-from compresskit.masking import sizes_of
+from compresskit.masking import sizes
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
@@ -122,9 +122,32 @@ def test_the_multipliers_climb_away_from_the_target_until_the_gates_follow(spars
 
 
 def test_the_target_rises_to_where_it_stays():
-    module = Flop(0.8, warmup=0.5).build(replace(BERT, rank=10))
+    sizes = replace(BERT, factored=(Factored(10, 768, 768, "query"),))
+    module = Flop(0.8, warmup=0.5).build(sizes)
     assert [module.aim(step, 8) for step in (0, 2, 4, 7)] == pytest.approx([0, 0.4, 0.8, 0.8])
-    assert Flop(0.8, warmup=0.0).build(replace(BERT, rank=10)).aim(0, 8) == 0.8
+    assert Flop(0.8, warmup=0.0).build(sizes).aim(0, 8) == 0.8
+
+
+def test_flop_counts_the_weights_of_factors_by_hand():
+    """Equation 8's expected size: (in + out) for each number that is open, over all matrices."""
+    sizes = replace(TINY, factored=(Factored(3, 100, 32), Factored(5, 32, 64, "ffn-in")))
+    module = Flop(0.5, logit=0.0).build(sizes)
+    likely = 1 / (1 + math.exp(math.log(0.1 / 1.1)))
+    assert number(module.sparsity()) == pytest.approx(1 - likely)
+    with torch.no_grad():
+        module.ranks[0].logits.fill_(-1000.0)
+    whole = 3 * 132 + 5 * 96
+    assert number(module.sparsity()) == pytest.approx(1 - likely * 5 * 96 / whole)
+
+
+def test_flop_leaves_something_of_every_matrix():
+    module = Flop(0.9).build(replace(TINY, factored=(Factored(3, 100, 32), Factored(4, 32, 64, "ffn-in"))))
+    with torch.no_grad():
+        module.ranks[0].logits.copy_(torch.tensor([-4.6, -4.5, -4.6]))
+        module.ranks[1].logits.copy_(torch.tensor([4.0, -4.0, 4.0, -4.0]))
+    first, second = module.final().ranks
+    assert first.tolist() == [0.0, 1.0, 0.0]
+    assert second.tolist() == pytest.approx([0.9608, 0, 0.9608, 0], abs=1e-4)
 
 
 def test_gates_alone_go_to_the_target():
@@ -199,7 +222,7 @@ def test_in_its_free_steps_nothing_is_gated_and_nothing_pulls():
 def test_p11_what_was_masked_in_the_end_is_what_is_left(hidden):
     torch.manual_seed(1)
     model = wrap(tiny_model(layers=3), load_catalogue().anatomy("bert"))
-    module = CoFi(0.5, hidden=hidden).build(sizes_of(model))
+    module = CoFi(0.5, hidden=hidden).build(sizes(model))
     with torch.no_grad():
         for gate in module.gates():
             gate.logits.normal_(0.5, 2.0)
@@ -311,13 +334,17 @@ def test_cofi_runs_and_its_model_has_lost_neurons_and_loads(tmp_path):
 def test_flop_runs_and_its_model_has_lost_rank_and_loads(tmp_path):
     overrides = (
         "steps.0.finetune.epochs=0.2",
-        "steps.2.finetune.mask={flop: {sparsity: 0.5, warmup: 0, learning_rate: 0.5}}",
-        "steps.2.finetune.epochs=2",
-        "steps.3.finetune.epochs=0.2",
+        "steps.4.finetune.mask={flop: {sparsity: 0.5, warmup: 0, learning_rate: 0.5}}",
+        "steps.4.finetune.epochs=12",
+        "steps.5.finetune.epochs=0.2",
     )
-    apply_tiny(RECIPES / "flop.yaml", tmp_path, *overrides)
+    report = apply_tiny(RECIPES / "flop.yaml", tmp_path, *overrides)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert 1 <= model.shape.rank < 31
+    ranks = [model.shape.rank, *(rank for layer in model.shape.layers for rank in layer.ranks)]
+    begun = [31, *([16] * 4 + [26] * 2) * 2]
+    assert all(1 <= rank <= full for rank, full in zip(ranks, begun, strict=True))
+    assert sum(ranks) < 0.8 * sum(begun)
+    assert report.model.parameters == sum(weight.numel() for weight in model.parameters())
 
 
 EXITS = "{exit: all, by: entropy, with: {threshold: 0.3}}"
@@ -345,6 +372,9 @@ def test_a_plan_foresees_about_what_is_left(tmp_path, original):
     factored = "{factorize: word-embeddings, by: svd, rank: 20}"
     planned = plan(tmp_path, original, factored, "finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.75}}}")
     assert planned.shape.rank == 5
+    factored = "{factorize: ffn, by: svd, rank: 1/2}"
+    planned = plan(tmp_path, original, factored, "finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.75}}}")
+    assert [layer.ranks for layer in planned.shape.layers] == [(None,) * 4 + (4, 4)] * 3
 
 
 @pytest.mark.parametrize(
@@ -360,12 +390,43 @@ def test_a_plan_foresees_about_what_is_left(tmp_path, original):
         (
             ("finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.5}}}",),
             (
-                "line 4: steps[0] finetune: mask flop gates the rank of the word embedding, which is one table; "
+                "line 4: steps[0] finetune: mask flop gates the ranks of factored matrices, and none is; "
                 "put a factorize step before it"
             ),
         ),
+        (
+            (
+                "{factorize: ffn, by: svd, rank: 1/2}",
+                "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5}}}",
+            ),
+            (
+                "line 5: steps[1] finetune: mask cofi counts the weights of whole matrices; "
+                "factorize attention and FFN after it"
+            ),
+        ),
+        (
+            (
+                "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.5}}}",
+                "{factorize: ffn, by: svd, rank: 1/2}",
+            ),
+            (
+                "line 5: steps[1] factorize: how large a mask before it leaves the ffn is not known; "
+                "factorize before it, or leave one of the two out"
+            ),
+        ),
+        (
+            (
+                "{factorize: ffn, by: svd, rank: 1/2}",
+                "{share: layers}",
+                "finetune: {when: always, epochs: 1, mask: {flop: {sparsity: 0.5}}}",
+            ),
+            (
+                "line 6: steps[2] finetune: mask flop would cut layers that share their weights; "
+                "leave the mask or the sharing out"
+            ),
+        ),
     ],
-    ids=["exits", "table"],
+    ids=["exits", "whole", "cofi-after", "cofi-before", "shared"],
 )
 def test_what_cannot_be_gated_is_said_before_anything_is_done(tmp_path, original, steps, message):
     with pytest.raises(RecipeError) as caught:
