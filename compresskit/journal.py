@@ -82,6 +82,22 @@ class Entry:
         return Entry(edits=edits, **rest)
 
 
+def at_work(out: Path) -> bool:
+    """Whether a run is at work in an output folder."""
+    if fcntl is None or not out.is_dir():
+        return False
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return False
+
+
 @dataclass
 class Journal:
     """The steps of one output folder.

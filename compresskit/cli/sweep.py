@@ -50,7 +50,7 @@ def sweep(
     asked = asked.on(("--device", device, "--precision", precision))
     plans = plans_of(asked)
     check_data(asked)
-    todo = Sweep(asked, plans, out, jobs, shlex.split(launcher))
+    todo = Sweep(asked, plans, out, jobs, _words(launcher))
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
     found = results.cells(lines, out, asked.against, read_results(out))
@@ -65,3 +65,10 @@ def sweep(
     if failed:
         told = "\n".join(f"  {line['folder']}: {line['error']}" for line in failed)
         raise CompresskitError(f"{len(failed)} of {len(lines)} runs failed; the same command tries them again\n{told}")
+
+
+def _words(launcher: str) -> list[str]:
+    try:
+        return shlex.split(launcher)
+    except ValueError as error:
+        raise CompresskitError(f"--launcher {launcher}: a quotation mark is left open; close it") from error

@@ -15,7 +15,7 @@ from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from compresskit.sweep.results import CONVENTION, Cell
+from compresskit.sweep.results import Cell
 from compresskit.tables import Table
 from compresskit.writing import saving
 
@@ -28,6 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#777777"
 PAGE = "report.html"
+WORK = "GFLOPs per text of 128 tokens, heads included"
 
 Style = dict[str, Any]
 
@@ -90,9 +91,9 @@ def draw(cells: Sequence[Cell]) -> Figure:
     # Where examples leave early, what was measured is the time and the score of that.
     quick = [cell.early or cell.values for cell in cells]
     first_axes = next(axes)
-    _against(first_axes, cells, look, [cell.gflops for cell in cells], whole)
+    _against(first_axes, cells, look, [cell.gflops for cell in cells], whole, [p for cell in cells for p in cell.curve])
     _curves(first_axes, cells, look)
-    first_axes.set_xlabel(f"GFLOPs per text of 128 tokens ({CONVENTION})")
+    first_axes.set_xlabel(WORK)
     _against(next_axes := next(axes), cells, look, [cell.millions for cell in cells], whole)
     next_axes.set_xlabel("parameters, millions")
     _against(next_axes := next(axes), cells, look, [cell.quickest(32) for cell in cells], quick)
@@ -138,7 +139,7 @@ def _panel(axes: Axes, cells: Sequence[Cell], look: dict[str, Style], what: Lite
     for cell in cells:
         if not cell.curve:
             axes.plot(cell.gflops, cell.mean, markersize=7, **{**look[cell.run], "linestyle": ""})
-    axes.set_xlabel(f"GFLOPs per text of 128 tokens ({CONVENTION})")
+    axes.set_xlabel(WORK)
     axes.set_ylabel(cells[0].metric)
     axes.grid(color="#dddddd", linewidth=0.5)
 
@@ -155,8 +156,9 @@ def _against(
     look: dict[str, Style],
     costs: Sequence[float | None],
     scores: Sequence[Sequence[float]],
+    more: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """One point a run, with its spread over seeds, and the frontier."""
+    """One point a run, with its spread over seeds, and the frontier of these and more points."""
     known = []
     for cell, cost, values in zip(cells, costs, scores, strict=True):
         if cost is not None:
@@ -164,7 +166,7 @@ def _against(
             spread = statistics.stdev(values) if len(values) > 1 else None
             style = {**look[cell.run], "linestyle": ""}
             axes.errorbar(*known[-1], yerr=spread, label=cell.run, capsize=3, markersize=7, **style)
-    best = frontier(known)
+    best = frontier([*known, *more])
     if len(best) > 1:
         axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
     axes.set_ylabel(cells[0].metric)
@@ -177,8 +179,7 @@ def _curves(axes: Axes, cells: Sequence[Cell], look: dict[str, Style]) -> None:
     """What leaving early comes to at every setting."""
     for cell in cells:
         if cell.curve:
-            x, y = zip(*((cell.whole / reduction, value) for reduction, value in cell.curve), strict=True)
-            axes.plot(x, y, markersize=3, linewidth=1, **look[cell.run])
+            axes.plot(*zip(*cell.curve, strict=True), markersize=3, linewidth=1, **look[cell.run])
 
 
 def _exits(axes: Axes, cells: Sequence[Cell], look: dict[str, Style]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from compresskit.sweep.costs import Side, flops_at_full_depth, mean_flops
 from compresskit.tables import Table
 
-CONVENTION = "flops_all"
+COUNTED = "with every exit head that is asked"
+"""FLOPs here."""
 REDUCTIONS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """FLOPs reductions at which ways to leave early are compared."""
 RESAMPLES = 10_000
@@ -39,6 +41,7 @@ class Difference:
         low, high: the middle 95 % of the paired bootstrap's.
         p: of McNemar's exact test on the rows that one of them got right, or right with more seeds, and not the other.
         rows: that were compared.
+        seeds: that both runs have.
     """
 
     points: float
@@ -46,6 +49,7 @@ class Difference:
     high: float
     p: float
     rows: int
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,14 @@ class Cell:
     Args:
         values: of the task's metric at full depth, one a seed.
         early: of the same, leaving early; empty where nobody does.
-        parameters: how many times fewer than the original's.
-        flops: FLOPs reduction at full depth.
-        flops_early: FLOPs reduction leaving early, the mean over seeds, or None.
+        whole: GFLOPs of the original for one text of 128 tokens, `COUNTED` as all of them here.
+        gflops: of the model at full depth, the mean over seeds.
+        gflops_early: leaving early, the mean over seeds, or None.
+        before: parameters of the original, in millions.
+        millions: parameters of the model, the mean over seeds.
         milliseconds: per example by (label, batch), the mean over seeds.
-        sweep: of each seed, the points (FLOPs reduction, value) of leaving early at every setting.
+        sweep: of each seed, the points (GFLOPs, value) of leaving early at every setting.
         per_exit: the metric by 1-based layer, the mean over seeds.
-        whole: GFLOPs of the original for one text of 128 tokens.
-        millions: parameters of the model.
         rows: that were evaluated on, 0 where it is not known.
     """
 
@@ -72,14 +76,14 @@ class Cell:
     metric: str
     values: tuple[float, ...]
     early: tuple[float, ...]
-    parameters: float
-    flops: float
-    flops_early: float | None
-    milliseconds: Mapping[tuple[str, int], float]
-    sweep: tuple[tuple[tuple[float, float], ...], ...]
-    per_exit: Mapping[int, float] = field(default_factory=dict)
-    whole: float = 1.0
+    whole: float
+    gflops: float
+    gflops_early: float | None = None
+    before: float = 1.0
     millions: float = 1.0
+    milliseconds: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    sweep: tuple[tuple[tuple[float, float], ...], ...] = ()
+    per_exit: Mapping[int, float] = field(default_factory=dict)
     rows: int = 0
     difference: Difference | None = None
 
@@ -89,17 +93,32 @@ class Cell:
         return statistics.mean(self.values)
 
     @property
-    def gflops(self) -> float:
-        """Of the model at full depth, for one text of 128 tokens."""
-        return self.whole / self.flops
+    def parameters(self) -> float:
+        """How many times fewer than the original's."""
+        return self.before / self.millions
+
+    @property
+    def flops(self) -> float:
+        """FLOPs reduction at full depth."""
+        return self.whole / self.gflops
+
+    @property
+    def flops_early(self) -> float | None:
+        """FLOPs reduction leaving early, or None."""
+        return None if self.gflops_early is None else self.whole / self.gflops_early
 
     @property
     def curve(self) -> list[tuple[float, float]]:
-        """(FLOPs reduction, value) of leaving early at every setting, the means over seeds, dearest first."""
+        """(GFLOPs, value) of leaving early at every setting, the means over seeds, cheapest first."""
         if not self.sweep or len({len(points) for points in self.sweep}) > 1:
             return []
         means = [tuple(map(statistics.mean, zip(*points, strict=True))) for points in zip(*self.sweep, strict=True)]
-        return sorted((reduction, value) for reduction, value in means)
+        return sorted((cost, value) for cost, value in means)
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(GFLOPs, value) of all that it can do: at full depth, and leaving early at every setting."""
+        return [(self.gflops, self.mean), *self.curve]
 
     def quickest(self, batch: int) -> float | None:
         """Milliseconds per example, leaving early where that is measured, or None."""
@@ -145,8 +164,10 @@ def _place(line: Mapping[str, Any]) -> tuple[str, str, str]:
 def _cell(lines: Sequence[Mapping[str, Any]], difference: Difference | None) -> Cell:
     first = lines[0]
     evaluations = [line["evaluation"] for line in lines]
-    points = [evaluation["operating_point"] for evaluation in evaluations if evaluation["operating_point"]]
-    before, after = first["report"]["original"], first["report"]["model"]
+    sides = [line["report"]["model"] for line in lines]
+    both = list(zip(sides, evaluations, strict=True))
+    own = [(side, point) for side, evaluation in both if (point := evaluation["operating_point"])]
+    before = first["report"]["original"]
     times: dict[tuple[str, int], list[float]] = {}
     for evaluation in evaluations:
         for time in evaluation["milliseconds"]:
@@ -157,21 +178,24 @@ def _cell(lines: Sequence[Mapping[str, Any]], difference: Difference | None) -> 
         run=first["run"],
         metric=evaluations[0]["metric"],
         values=tuple(evaluation["value"] for evaluation in evaluations),
-        early=tuple(point["value"] for point in points),
-        parameters=before["parameters"] / after["parameters"],
-        flops=before["flops"][CONVENTION] / after["flops"][CONVENTION],
-        flops_early=statistics.mean(point["flops_reduction"] for point in points) if points else None,
+        early=tuple(point["value"] for _, point in own),
+        whole=flops_at_full_depth(before) / 1e9,
+        gflops=statistics.mean(map(flops_at_full_depth, sides)) / 1e9,
+        gflops_early=statistics.mean(_gflops(*one) for one in own) if own else None,
+        before=before["parameters"] / 1e6,
+        millions=statistics.mean(side["parameters"] for side in sides) / 1e6,
         milliseconds={key: statistics.mean(found) for key, found in times.items()},
         sweep=tuple(
-            tuple((point["flops_reduction"], point["value"]) for point in evaluation["sweep"])
-            for evaluation in evaluations
+            tuple((_gflops(side, point), point["value"]) for point in evaluation["sweep"]) for side, evaluation in both
         ),
         per_exit=_per_exit(evaluations),
-        whole=before["flops"][CONVENTION] / 1e9,
-        millions=after["parameters"] / 1e6,
         rows=evaluations[0]["rows"],
         difference=difference,
     )
+
+
+def _gflops(side: Side, point: Mapping[str, Any]) -> float:
+    return mean_flops(side, point["histogram"]) / 1e9
 
 
 def _per_exit(evaluations: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -196,7 +220,7 @@ def _difference(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
                 each.append([int(a) - int(b) for a, b in zip(ours, other, strict=True)])
     if not each or len({len(rows) for rows in each}) > 1:
         return None
-    return compare([statistics.mean(row) for row in zip(*each, strict=True)])
+    return replace(compare([statistics.mean(row) for row in zip(*each, strict=True)]), seeds=len(each))
 
 
 def compare(rows: Sequence[float], resamples: int = RESAMPLES) -> Difference:
@@ -222,14 +246,28 @@ def compare(rows: Sequence[float], resamples: int = RESAMPLES) -> Difference:
 
 
 def dominated(cell: Cell, others: Sequence[Cell]) -> bool:
-    """Whether another run on the same checkpoint and data is no worse in score and FLOPs, and better in one of them."""
-    mine = (cell.mean, cell.flops)
-    rivals = [(o.mean, o.flops) for o in others if (o.data, o.checkpoint) == (cell.data, cell.checkpoint)]
-    return any(all(a >= b for a, b in zip(rival, mine, strict=True)) and rival != mine for rival in rivals)
+    """Whether for everything that it can do, at full depth and leaving early, another run on the same checkpoint and
+    data can do something that is no worse in score and FLOPs, and better in one of them.
+    """
+    rivals = [
+        point
+        for other in others
+        if other is not cell and (other.data, other.checkpoint) == (cell.data, cell.checkpoint)
+        for point in other.points
+    ]
+    return all(any(_beats(rival, point) for rival in rivals) for point in cell.points)
 
 
-def at_reduction(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
-    """The value at a FLOPs reduction, between the two settings next to it; None outside of what was swept."""
+def _beats(rival: tuple[float, float], point: tuple[float, float]) -> bool:
+    return rival[0] <= point[0] and rival[1] >= point[1] and rival != point
+
+
+def at_cost(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
+    """The value at a cost, between the two settings next to it; None outside of what was swept.
+
+    Who leaves as one setting says for a part of the texts, and as the other for the rest, is on the straight line
+    between them: costs add up, and so do right answers. (Reductions don't.)
+    """
     ordered = sorted(points)
     for (x0, y0), (x1, y1) in pairwise(ordered):
         if x0 <= wanted <= x1:
@@ -261,8 +299,10 @@ def _scores(title: str, found: Sequence[Cell], against: str | None) -> Table:
     if any(cell.difference for cell in found):
         n = max(cell.difference.rows for cell in found if cell.difference)
         notes.append(f"Points of accuracy with 95 % intervals (paired bootstrap) and McNemar's p, on {n:,} rows.")
+        if any(cell.difference and cell.difference.seeds < len(cell.values) for cell in found):
+            notes.append("Points are of the seeds that both runs have.")
     if any(dominated(cell, found) for cell in found):
-        notes.append("A dot: another run is no worse in score and FLOPs, and better in one.")
+        notes.append("A dot: whatever it does, other runs do no worse in score and FLOPs, and better in one.")
     return Table(title, tuple(columns), tuple(rows), " ".join(notes))
 
 
@@ -274,21 +314,19 @@ def _costs(title: str, found: Sequence[Cell]) -> Table:
         sizes = (f"{cell.parameters:.2f}", f"{cell.flops:.2f}", early)
         times = (cell.quickest(batch) for batch in (1, 32))
         rows.append((cell.run, *sizes, *("" if time is None else f"{time:.2f}" for time in times)))
-    note = (
-        f"How many times fewer than the original's ({CONVENTION}, 128 tokens); ms per example, early where they leave."
-    )
+    note = f"How many times fewer than the original's (128 tokens, {COUNTED}); ms per example, early where they leave."
     return Table(title, columns, tuple(rows), note)
 
 
 def _equal(title: str, found: Sequence[Cell]) -> Table:
     """Methods that leave early by rules of their own meet where they cost the same."""
-    curves = [(cell.run, cell.curve) for cell in found if cell.curve]
-    wanted = [r for r in REDUCTIONS if any(at_reduction(curve, r) is not None for _, curve in curves)]
+    leaving = [cell for cell in found if cell.curve]
+    wanted = [r for r in REDUCTIONS if any(at_cost(cell.curve, cell.whole / r) is not None for cell in leaving)]
     rows = []
-    for run, curve in curves:
-        values = (at_reduction(curve, reduction) for reduction in wanted)
-        rows.append((run, *("" if value is None else f"{value:.3f}" for value in values)))
-    told = f"{found[0].metric} by FLOPs reduction ({CONVENTION})"
+    for cell in leaving:
+        values = (at_cost(cell.curve, cell.whole / reduction) for reduction in wanted)
+        rows.append((cell.run, *("" if value is None else f"{value:.3f}" for value in values)))
+    told = f"{found[0].metric} by FLOPs reduction ({COUNTED})"
     note = f"{told}, on straight lines between settings; empty outside of them."
     return Table(title, ("run", *(f"{reduction:g}" for reduction in wanted)), tuple(rows), note)
 

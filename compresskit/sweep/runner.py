@@ -15,17 +15,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from compresskit.errors import CompresskitError
+from compresskit.journal import at_work
 from compresskit.plan import Plan
 from compresskit.sweep.study import Study, StudyRun
 from compresskit.writing import saving
 
 RESULTS = "results.jsonl"
+REPORT = "report.json"
 State = Literal["waiting", "running", "evaluating", "timing", "done", "failed"]
 BEAT = 0.2
 """Seconds between two looks at what runs."""
@@ -83,6 +86,8 @@ class RunState:
         elif self.state == "done":
             evaluation = self.line["evaluation"]
             far = f"{evaluation['metric']} {evaluation['value']:.4f}"
+        elif self.state == "waiting" and at_work(self.out):
+            far = "another process is at work in it"
         elif self.state == "failed":
             far = str(self.line["error"]).splitlines()[0]
         run = self.run
@@ -111,11 +116,11 @@ class Sweep:
         self.out = out
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
-        before = {line["fingerprint"]: line for line in read_results(out) if line["state"] == "done"}
+        before = {line["folder"]: line for line in read_results(out) if line["state"] == "done"}
         self.all = [RunState(run, plans[run.folder], out / run.folder) for run in study.runs]
         for one in self.all:
-            if one.run.fingerprint in before:
-                one.state, one.line = "done", before[one.run.fingerprint]
+            if one.run.folder in before:
+                one.state, one.line = "done", before[one.run.folder]
 
     def carry_out(self, board: Board) -> list[dict[str, Any]]:
         """Do what is left to do, and return the line of every run.
@@ -141,8 +146,7 @@ class Sweep:
         finally:
             for one in self.all:
                 if one.process is not None:
-                    one.process.terminate()
-                    one.process.wait()
+                    _terminate(one.process)
                 self._close(one)
             signal.signal(signal.SIGTERM, before)
         return [one.line for one in self.all]
@@ -160,15 +164,20 @@ class Sweep:
             what = f"{inside[0]} is in it" if inside else "it is a file"
             raise CompresskitError(f"--out {self.out} was not written by compresskit sweep ({what}); give a new folder")
         with saving(self.out):
-            (self.out / "runs").mkdir(parents=True, exist_ok=True)
-            (self.out / RESULTS).touch()
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / RESULTS).touch()  # first, as it says whose folder this is
+            (self.out / "runs").mkdir(exist_ok=True)
             _mend(self.out / RESULTS)
 
     def _running(self) -> int:
         return sum(one.process is not None for one in self.all)
 
     def _must_wait(self, one: RunState) -> bool:
-        """Whether somebody is just making steps that this run can take over, and further than it is itself."""
+        """Whether somebody is at work in its folder, as a sweep that was killed leaves them behind, or is just making
+        steps that this run can take over, and further than it is itself.
+        """
+        if at_work(one.out):
+            return True
         busy = [other for other in self.all if other.state == "running"]
         return any(max(one.steps_done, other.steps_done) < one.shared(other) for other in busy)
 
@@ -183,7 +192,7 @@ class Sweep:
     def _apply(self, one: RunState) -> None:
         donor = self._donor(one)
         reuse = () if donor is None else ("--reuse", str(donor.out))
-        command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", "--json", *one.run.machine)
+        command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", *one.run.machine)
         self._start(one, "running", command)
 
     def _start(self, one: RunState, state: State, command: Sequence[str], launcher: Sequence[str] = ()) -> None:
@@ -192,10 +201,11 @@ class Sweep:
         if self.jobs > 1 and state != "timing":
             settings.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.jobs, 1)))
         log = one.log.open("a", encoding="utf-8")
-        answer = self._answer(one).open("w", encoding="utf-8")
+        answer = self._answer(one).open("w", encoding="utf-8") if "--json" in command else log
         one.files = [log, answer]
         words = [*(launcher or self.launcher), "-m", "compresskit", *command]
-        one.process = subprocess.Popen(words, stdout=answer, stderr=log, env=settings)
+        # In a session of its own, so that what a launcher starts can be stopped with it.
+        one.process = subprocess.Popen(words, stdout=answer, stderr=log, env=settings, start_new_session=True)
 
     def _answer(self, one: RunState) -> Path:
         return one.out.with_name(f"{one.out.name}.json")
@@ -215,12 +225,25 @@ class Sweep:
         elif code:
             self._write(one, "failed", {"error": _last_words(one.log)})
         elif one.state == "running":
-            one.line["report"] = json.loads(self._answer(one).read_text(encoding="utf-8"))
-            one.line["seconds"] = sum(step["seconds"] for step in one.line["report"].get("steps", []))
-            self._evaluate(one, "evaluating", "--no-timing")
+            # What a launcher prints is no report, so it is read where it is kept.
+            report = self._read(one, one.out / REPORT)
+            if report is not None:
+                one.line["report"] = report
+                one.line["seconds"] = sum(step["seconds"] for step in report.get("steps", []))
+                self._evaluate(one, "evaluating", "--no-timing")
         else:
-            evaluation = json.loads(self._answer(one).read_text(encoding="utf-8"))
-            self._write(one, "done", {"evaluation": evaluation})
+            evaluation = self._read(one, self._answer(one))
+            if evaluation is not None:
+                self._write(one, "done", {"evaluation": evaluation})
+
+    def _read(self, one: RunState, path: Path) -> dict[str, Any] | None:
+        """What a process wrote; where it didn't, the run has failed."""
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._write(one, "failed", {"error": f"it ended without writing {path.name}; see {one.log}"})
+            return None
+        return found
 
     def _evaluate(self, one: RunState, state: State, timing: str) -> None:
         data = one.run.command[one.run.command.index("--data") + 1]
@@ -260,6 +283,16 @@ class Sweep:
             file.write(json.dumps(one.line) + "\n")
 
 
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process and all that it started."""
+    with suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
 def _stop(*_: object) -> None:
     """A plain SIGTERM would leave the runs behind without anybody who waits for them."""
     raise KeyboardInterrupt
@@ -268,8 +301,17 @@ def _stop(*_: object) -> None:
 def _mend(path: Path) -> None:
     """Take away the beginning of a line that a kill cut short, or the next one would be written behind it."""
     text = path.read_bytes() if path.is_file() else b""
-    if text and not text.endswith(b"\n"):
-        path.write_bytes(text[: text.rfind(b"\n") + 1])
+    whole, last = text[: text.rfind(b"\n") + 1], text[text.rfind(b"\n") + 1 :]
+    if last:
+        path.write_bytes(text + b"\n" if _folder_of(last) else whole)
+
+
+def _folder_of(text: bytes | str) -> str | None:
+    """The folder of the run that a line is of, or None where it is no such line."""
+    try:
+        return str(json.loads(text)["folder"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
@@ -282,13 +324,11 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found: dict[str, dict[str, Any]] = {}
     for number, text in enumerate(lines, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise CompresskitError(f"{path}, line {number}, can't be read ({error}); delete the line") from error
-        found[line["fingerprint"]] = line
+        folder = _folder_of(text)
+        if folder is not None:
+            found[folder] = json.loads(text)
+        elif number < len(lines):
+            raise CompresskitError(f"{path}, line {number}, is not a run's; delete the line")
     return list(found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -211,15 +212,8 @@ class _Reader:
         data = self._data() if data_needed or "data" in self.top else {}
         seeds = self._seeds()
         parts = self._runs(checkpoints, data)
-        against = self._plain("against")
-        if against is not None and against not in parts and parts and not self.mistakes:
-            hint = did_you_mean(str(against), parts)
-            self.mistakes.add(self._where("against"), f"'against' must name a run{hint}, one of {', '.join(parts)}")
-        original = self._plain("original")
-        if original is not None and original not in checkpoints and checkpoints:
-            hint = did_you_mean(str(original), checkpoints)
-            listed = ", ".join(checkpoints)
-            self.mistakes.add(self._where("original"), f"'original' must name a checkpoint{hint}, one of {listed}")
+        against = self._chosen("against", "run", parts if not self.mistakes else {})
+        original = self._chosen("original", "checkpoint", checkpoints)
         recipes = {
             (name, where): recipe
             for name, (part, node) in parts.items()
@@ -235,8 +229,24 @@ class _Reader:
         }
         name, about = (str(self._plain(key) or "") for key in ("name", "about"))
         rows = {name: (self._path(part.data), _data_options(part, self._path)) for name, part in data.items()}
-        versus = None if against is None else str(against)
-        return Study(name or self.path.stem, about, runs, versus, checkpoints, rows, plans, original)
+        return Study(name or self.path.stem, about, runs, against, checkpoints, rows, plans, original)
+
+    def _chosen(self, key: str, what: str, known: Mapping[str, object]) -> str | None:
+        """One of the study's own names."""
+        name = self._plain(key)
+        if name is not None and known and (not isinstance(name, str) or name not in known):
+            hint = did_you_mean(str(name), known)
+            self.mistakes.add(self._where(key), f"'{key}' must name a {what}{hint}, one of {', '.join(known)}")
+        return None if name is None else str(name)
+
+    def _check_name(self, name: str, label: str, where: Where) -> None:
+        """Names become parts of file names."""
+        if not re.fullmatch(r"\w[\w.+ -]*", name):
+            self.mistakes.add(
+                where,
+                f"{label}: the name '{name}' becomes part of file names; begin it with a letter or digit, "
+                "and use letters, digits, spaces and . _ + - alone",
+            )
 
     def _plain(self, key: str) -> Any:
         return self.top[key].plain() if key in self.top else None
@@ -254,6 +264,7 @@ class _Reader:
     def _checkpoints(self) -> dict[str, str]:
         found = {}
         for name, node in self._named("checkpoints", "folders or Hub ids").items():
+            self._check_name(name, "checkpoints", node.where)
             if isinstance(node.value, str):
                 found[name] = self._path(node.value)
             else:
@@ -266,6 +277,7 @@ class _Reader:
         found = {}
         for name, node in self._named("data", "data sets").items():
             plain = node if not isinstance(node.value, str) else Node({"data": node}, node.where)
+            self._check_name(name, "data", node.where)
             part = self._part(DataPart, plain, f"data.{name}")
             if part is not None:
                 found[name] = part
@@ -294,6 +306,7 @@ class _Reader:
             if part is None:
                 continue
             name = part.name or Path(part.recipe).stem
+            self._check_name(name, label, item.where)
             if name in found:
                 self.mistakes.add(item.where, f"{label}: another run is called '{name}'; give it a 'name' of its own")
             self._known(part.checkpoints or [], checkpoints, f"{label}: checkpoint", item)

@@ -7,22 +7,22 @@ import struct
 
 import pytest
 
-from compresskit.sweep.charts import COLOURS, MARKERS, draw, draw_panels, frontier, styles, write_charts
+from compresskit.sweep.charts import COLOURS, GREY, MARKERS, draw, draw_panels, frontier, styles, write_charts
 from compresskit.sweep.results import Cell, tables
 
 
 def cell(run, values, flops, early=(), sweep=(), **more):
     per_exit = {1: 0.6, 2: 0.7} if early else {2: values[0]}
     times = {("full depth", 32): 4.0, **({("leaving early", 32): 3.0} if early else {})}
-    sizes = {"whole": 10.0, "millions": 5.0, "rows": 100}
     return Cell(
-        "mrpc", "mini", run, "accuracy", values, early, 2.0, flops, None, times, sweep, per_exit, **sizes, **more
-    )
+        "mrpc", "mini", run, "accuracy", values, early, 10.0, 10.0 / flops, millions=5.0,
+        milliseconds=times, sweep=sweep, per_exit=per_exit, rows=100, **more,
+    )  # fmt: skip
 
 
 CELLS = [
     cell("plain", (0.8, 0.9), 2.0),
-    cell("early <b>", (0.7, 0.7), 1.0, early=(0.6, 0.8), sweep=(((1.0, 0.7), (2.0, 0.6)), ((1.0, 0.9), (4.0, 0.4)))),
+    cell("early <b>", (0.7, 0.7), 1.0, early=(0.6, 0.8), sweep=(((5.0, 0.6), (10.0, 0.7)), ((2.5, 0.4), (10.0, 0.9)))),
 ]
 
 
@@ -50,7 +50,7 @@ def test_axes_have_units_and_the_title_n():
     figure = draw(CELLS)
     assert figure.get_suptitle() == "mrpc, mini (n = 100 rows, 2 seeds)"
     assert [axes.get_xlabel() for axes in figure.axes] == [
-        "GFLOPs per text of 128 tokens (flops_all)",
+        "GFLOPs per text of 128 tokens, heads included",
         "parameters, millions",
         "ms per text, batch 32, measured here, leaving early",
         "exit after layer",
@@ -63,12 +63,22 @@ def test_each_run_is_where_it_belongs():
     plain, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
     assert lines_of(flops)[plain, (5.0,)] == [0.85]
     assert lines_of(flops)[early, (10.0,)] == [0.7]
-    # The curve: means over seeds of FLOPs reduction 1 and 3, and of the values there.
-    assert lines_of(flops)[early, (10.0, round(10 / 3, 6))] == [0.8, 0.5]
+    # The curve: means over seeds of 5 and 2.5 GFLOPs, and of the values there.
+    assert lines_of(flops)[early, (3.75, 10.0)] == [0.5, 0.8]
     assert lines_of(milliseconds)[plain, (4.0,)] == [0.85]
     assert lines_of(milliseconds)[early, (3.0,)] == [0.7]  # the mean of what leaving early came to
     assert lines_of(exits)[early, (1.0, 2.0)] == [0.6, 0.7]
     assert not any(colour == plain for colour, _ in lines_of(exits))
+
+
+def test_the_frontier_goes_along_all_that_runs_can_do():
+    """Dotted and grey, and level from a point to the next better one: the curve of leaving early is on it too."""
+    flops, _, milliseconds, _ = draw(CELLS).axes
+    (drawn,) = [line for line in flops.lines if line.get_color() == GREY]
+    assert drawn.get_drawstyle() == "steps-post"
+    assert list(zip(drawn.get_xdata(), drawn.get_ydata(), strict=True)) == [(3.75, 0.5), (5.0, pytest.approx(0.85))]
+    (drawn,) = [line for line in milliseconds.lines if line.get_color() == GREY]
+    assert list(drawn.get_xdata()) == [3.0, 4.0]
 
 
 def test_panels_show_data_sets_side_by_side_in_the_same_looks():
@@ -81,12 +91,12 @@ def test_panels_show_data_sets_side_by_side_in_the_same_looks():
     first, second, third = figure.axes
     plain, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
     assert lines_of(first) == {
-        (early, (10.0, round(10 / 3, 6))): [0.8, 0.5],
+        (early, (3.75, 10.0)): [0.5, 0.8],
         (plain, (5.0,)): [0.85],
     }
-    assert lines_of(second) == {(early, (10.0, round(10 / 3, 6))): [0.8, 0.5]}
+    assert lines_of(second) == {(early, (3.75, 10.0)): [0.5, 0.8]}
     assert [text.get_text() for text in third.texts] == ["no run yet"]
-    assert first.get_xlabel() == "GFLOPs per text of 128 tokens (flops_all)"
+    assert first.get_xlabel() == "GFLOPs per text of 128 tokens, heads included"
     assert first.get_ylabel() == "accuracy"
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["plain", "early <b>"]
@@ -125,7 +135,7 @@ def test_charts_are_the_same_again(tmp_path):
 
 
 def test_without_times_or_exits_the_chart_says_so():
-    bare = Cell("d", "c", "a", "accuracy", (0.5,), (), 1.0, 1.0, None, {}, (), {1: 0.5})
+    bare = Cell("d", "c", "a", "accuracy", (0.5,), (), 1.0, 1.0, per_exit={1: 0.5})
     _, _, milliseconds, exits = draw([bare]).axes
     assert [text.get_text() for text in milliseconds.texts] == ["not measured"]
     assert [text.get_text() for text in exits.texts] == ["no run has several exits"]

@@ -47,7 +47,8 @@ if sys.argv[1] == "apply":
         folder.mkdir(parents=True)
         (folder / "step.json").write_text("{}")
     side = {"parameters": 100, "flops": {"flops_all": 10.0}}
-    print(json.dumps({"original": side, "model": {"parameters": 50, "flops": {"flops_all": 4.0}}}))
+    report = {"original": side, "model": {"parameters": 50, "flops": {"flops_all": 4.0}}}
+    (out / "report.json").write_text("no" if "NO_REPORT" in os.environ else json.dumps(report))
 else:
     told = {"task": "classification", "labels": [0, 1], "answers": [0, 0]}
     if "--timing" in sys.argv and "FAIL_TIMING" in os.environ:
@@ -180,6 +181,35 @@ def test_a_launcher_starts_trainings_and_nothing_else(place):
     assert all(words[-2:] == ("--device", "cpu") for words in begun)
 
 
+def test_what_a_launcher_prints_is_no_report(place):
+    script = place / "launch.sh"
+    script.write_text('#!/bin/sh\necho "launching on node17"\nexec "$@"\n')
+    script.chmod(0o755)
+    lines, _ = sweep(place, launcher=(str(script), sys.executable))
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert all("launching on node17" in log.read_text() for log in (place / "out" / "runs").glob("*.log"))
+
+
+def test_a_run_that_leaves_no_report_has_failed(place, monkeypatch):
+    monkeypatch.setenv("NO_REPORT", "1")
+    lines, _ = sweep(place)
+    logs = [place / "out" / f"{line['folder']}.log" for line in lines]
+    assert [line["error"] for line in lines] == [f"it ended without writing report.json; see {log}" for log in logs]
+
+
+def test_two_names_for_the_same_are_two_runs(place):
+    (place / "study.yaml").write_text(
+        "study: 1\ncheckpoints: {tiny: model, twin: model}\ndata: {text: rows, again: rows}\n"
+        "runs: [{recipe: one.yaml, name: a}, {recipe: one.yaml, name: b}]\n"
+    )
+    for _ in range(2):
+        lines, _ = sweep(place)
+        names = [(line["data"], line["checkpoint"], line["run"]) for line in lines]
+        assert len(set(names)) == len(names) == 8
+        assert [(line["data"], line["checkpoint"], line["run"]) for line in read_results(place / "out")] == names
+    assert len(done(place)) == 8
+
+
 def test_a_run_whose_speed_could_not_be_measured_is_done_all_the_same(place, monkeypatch):
     monkeypatch.setenv("FAIL_TIMING", "1")
     lines, _ = sweep(place)
@@ -209,6 +239,22 @@ def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
     assert [line["state"] for line in lines] == ["done"] * 4
     assert [(Path(one["words"][1]).stem, after("--seed", one)) for one in done(place)] == [("one", "1")]
     assert len(read_results(place / "out")) == 4
+
+
+def test_a_run_that_a_killed_sweep_left_behind_is_waited_for(place):
+    study = read_study(place / "study.yaml")
+    out = place / "out" / study.runs[0].folder
+    out.mkdir(parents=True)
+    (place / "out" / RESULTS).touch()
+    holds = "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); "
+    holds += "print('held', flush=True); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", holds, str(out)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        lines, seen = sweep(place)
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert seen[0][0][-2:] == ("waiting", "another process is at work in it")
+    began = {after("--out", one): one["at"] for one in done(place)}
+    assert began[str(out)] > min(began.values()) + 0.5
 
 
 def test_what_is_done_is_not_done_again(place):
@@ -248,8 +294,37 @@ def test_a_line_that_a_kill_cut_short_is_written_again(place):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
+def test_a_line_that_lacks_only_its_end_counts(place):
+    sweep(place)
+    path = place / "out" / RESULTS
+    path.write_text(path.read_text().rstrip("\n"))
+    (place / "diary").unlink()
+    sweep(place)
+    assert not (place / "diary").exists()
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("line", ["{}", "1", '["a"]', "{"])
+def test_a_line_that_is_no_runs_is_told(place, line):
+    (place / "out").mkdir()
+    (place / "out" / RESULTS).write_text(f"{line}\n{line}\n")
+    with pytest.raises(CompresskitError) as error:
+        read_results(place / "out")
+    assert str(error.value) == f"{place / 'out' / RESULTS}, line 1, is not a run's; delete the line"
+
+
+def test_a_launcher_with_an_open_quotation_mark_is_told(place):
+    words = ["sweep", str(place / "study.yaml"), "--out", str(place / "out"), "--launcher", "accelerate 'launch"]
+    tiny_text(place / "rows", 32, eval_rows=16)
+    found = CliRunner().invoke(cli, words)
+    assert found.output.endswith("Error: --launcher accelerate 'launch: a quotation mark is left open; close it\n")
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("launched", [False, True], ids=["alone", "launched"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch, how):
+def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch, how, launched):
+    """Launchers start others and wait for them, and some don't hand on what they are told."""
     monkeypatch.setenv("PAUSE", "0.5")
     code = textwrap.dedent(
         """
@@ -266,13 +341,17 @@ def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch, how):
                 print(rows[0][-1], flush=True)
 
         study = read_study(Path(sys.argv[1]))
-        Sweep(study, plans_of(study), Path(sys.argv[2])).carry_out(Nobody())
+        launcher = [sys.executable, sys.argv[3]] if len(sys.argv) > 3 else []
+        Sweep(study, plans_of(study), Path(sys.argv[2]), launcher=launcher).carry_out(Nobody())
         """
     )
     settings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     script = place / "go.py"
     script.write_text("import os\nos.environ['PYTHONPATH'] = " + repr(str(place / "fake")) + code)
     words = [sys.executable, str(script), str(place / "study.yaml"), str(place / "out")]
+    if launched:
+        (place / "launch.py").write_text("import subprocess, sys\nsubprocess.run([sys.executable, *sys.argv[1:]])\n")
+        words.append(str(place / "launch.py"))
     with subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert any("step 2" in line for line in process.stdout)
         process.send_signal(how)

@@ -179,6 +179,27 @@ def test_a_plan_needs_no_data(read, root):
             "line 10: 'against' must name a run (did you mean 'heads'?), one of heads, shape",
         ),
         (
+            "{tiny: model}",
+            "{google/tiny: model}",
+            (
+                "line 3: checkpoints: the name 'google/tiny' becomes part of file names; begin it with a letter or digit, "
+                "and use letters, digits, spaces and . _ + - alone"
+            ),
+        ),
+        (
+            "name: shape",
+            "name: ../shape",
+            (
+                "line 9: runs[1]: the name '../shape' becomes part of file names; begin it with a letter or digit, "
+                "and use letters, digits, spaces and . _ + - alone"
+            ),
+        ),
+        (
+            "against: heads",
+            "against: [heads]",
+            "line 10: 'against' must name a run (did you mean 'heads'?), one of heads, shape",
+        ),
+        (
             "set: [steps.1.keep=2]",
             "sets: [steps.1.keep=2]",
             "line 9: runs[1]: unknown option 'sets' (did you mean 'set'?)",
