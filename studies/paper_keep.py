@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from paper_results import ROOT, STUDY, Run, accuracy, digits, rows_of, run_of
+from ruamel.yaml import YAML
 
+from compresskit.sweep.costs import flops_at_full_depth, mean_flops
 from compresskit.sweep.runner import read_results
 from compresskit.sweep.study import StudyRun, read_study
 
@@ -31,6 +34,9 @@ def keep(sweep: Path, folder: Path, study: Path = STUDY) -> Iterator[str]:
     planned = {(run.data, run.name, run.seed): run for run in read_study(study).runs}
     for kind in ("rows", "runs"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
+    for path in stale(folder, study):
+        path.unlink()
+        yield f"{path.stem}: removed, the study has it otherwise now"
     for line in read_results(sweep):
         data, name, seed = place = line["data"], line["run"], line["seed"]
         run = planned.get(place)
@@ -47,6 +53,26 @@ def keep(sweep: Path, folder: Path, study: Path = STUDY) -> Iterator[str]:
             written = json.dumps(kept, indent=1) + "\n"
             (folder / "runs" / f"{data}-{name}-{seed}.json").write_text(written, encoding="utf-8")
             yield f"{data} {name} {seed}: kept"
+
+
+def stale(folder: Path, study: Path = STUDY) -> list[Path]:
+    """Files of runs that the study, as it is now, would not do so."""
+    planned = {(run.data, run.name, run.seed): run for run in read_study(study).runs}
+
+    def is_stale(path: Path) -> bool:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        run = planned.get((kept["data"], kept["run"], kept["seed"]))
+        return run is None or kept["command"] != _public(run.command, run) or kept["recipe"] != _recipe(run)
+
+    return [path for path in sorted(folder.glob("runs/*.json")) if is_stale(path)]
+
+
+def _recipe(run: StudyRun) -> str:
+    """Of what the recipe's file does, whatever words it has for it, so that the study's page knows when it changes."""
+    path = Path(run.command[1])
+    shipped = ROOT / "compresskit" / "recipes" / f"{run.command[1]}.yaml"
+    told = YAML(typ="safe").load((path if path.suffix == ".yaml" else shipped).read_text(encoding="utf-8"))
+    return hashlib.sha256(json.dumps(told["steps"], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _as_planned(line: Mapping[str, Any], run: StudyRun, sweep: Path) -> bool:
@@ -92,9 +118,8 @@ def _kept(line: Mapping[str, Any], run: StudyRun, answers: Mapping[str, Any]) ->
     return {
         **{key: line[key] for key in ("data", "checkpoint", "run", "seed", "state")},
         "command": _public(line["command"], run),
-        "report": {side: {key: report[side][key] for key in ("parameters", "flops")} for side in ("original", "model")},
-        "flops_by_exit": _flops_by_exit(report["model"]["blocks"], answers["per_exit"]),
-        "exit_flops": sum(2 * block["macs"] for block in report["model"]["blocks"] if block["part"] == "exits"),
+        "recipe": _recipe(run),
+        "report": {side: _side(report[side]) for side in ("original", "model")},
         "seconds": {step["name"]: round(step["seconds"], 1) for step in report["steps"]},
         "evaluation": {key: value for key, value in evaluation.items() if key not in ("labels", "confusion")},
         "answers": {
@@ -105,23 +130,22 @@ def _kept(line: Mapping[str, Any], run: StudyRun, answers: Mapping[str, Any]) ->
     }
 
 
-def _flops_by_exit(blocks: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]) -> dict[str, int]:
-    """`flops_all` of a text that leaves after each layer; what stands at an exit is not counted under it."""
-    body = [block for block in blocks if block["part"] not in ("exits", "read-out")]
-    return {
-        layer: sum(2 * block["macs"] for block in body if block["layer"] is None or block["layer"] <= int(layer))
-        for layer in layers
-    }
+def _side(side: Mapping[str, Any]) -> Json:
+    """Sizes, and what each block costs."""
+    blocks = [{key: block[key] for key in ("part", "layer", "macs")} for block in side["blocks"]]
+    return {**{key: side[key] for key in ("parameters", "flops", "shape")}, "blocks": blocks}
 
 
 def _check(run: Run, named: str) -> None:
-    """That answers and FLOPs come to about what the evaluation says."""
+    """That answers and where they leave come to about what the evaluation says."""
     evaluation, labels = run.line["evaluation"], run.rows.labels
     own = evaluation["operating_point"]
     pairs = [(accuracy(run.answers[each["exit"]], labels), each["accuracy"]) for each in evaluation["per_exit"]]
     if own:
         pairs.append((accuracy(run.early, labels), own["accuracy"]))
-        pairs.append((run.reduction(range(len(labels))), own["flops_reduction"]))
+        whole = flops_at_full_depth(run.line["report"]["original"])
+        said = whole / mean_flops(run.line["report"]["model"], own["histogram"])
+        pairs.append((run.reduction(range(len(labels))), said))
     for found, said in pairs:
         if abs(found - said) > SLACK * said:
             raise ValueError(f"{named}: its answers come to {found}, its evaluation says {said}; run it again")

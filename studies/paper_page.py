@@ -15,7 +15,7 @@ from typing import Literal
 
 import paper_claims as claims
 import paper_tables as tables
-from paper_keep import keep
+from paper_keep import keep, stale
 from paper_results import ROOT, Results, load
 
 from compresskit.sweep.charts import draw_panels
@@ -29,7 +29,6 @@ SECTIONS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "<!-- table 3 -->": tables.table_3,
     "<!-- not reproduced -->": tables.not_reproduced,
     "<!-- equal FLOPs -->": tables.equal_flops,
-    "<!-- uncounted -->": tables.uncounted,
     "<!-- dial -->": tables.dial,
     "<!-- exits -->": tables.exits,
     "<!-- ablations -->": tables.ablations,
@@ -51,8 +50,10 @@ def main() -> None:
     results = load(folder)
     text = page(results)
     if options.check:
-        stale = f"{path} is not what its results give; run python studies/paper_page.py"
-        sys.exit(0 if path.read_text(encoding="utf-8") == text else stale)
+        wrong = [f"{file} is of another run than the study's; run it again and keep it" for file in stale(folder)]
+        if path.read_text(encoding="utf-8") != text:
+            wrong.append(f"{path} is not what its results give; run python studies/paper_page.py")
+        sys.exit("\n".join(wrong) or 0)
     path.write_text(text, encoding="utf-8")
     draw(results, folder)
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
-from compresskit.sweep.results import CONVENTION, Difference, compare
+from compresskit.sweep.costs import flops_at_full_depth, flops_by_exit
+from compresskit.sweep.results import resampled
 
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "recipes" / "studies" / "paper.yaml"
@@ -79,9 +80,9 @@ class Run:
 
     def reduction(self, positions: Sequence[int]) -> float:
         """FLOPs of the original at full depth over the mean of these rows, each where it left."""
-        costs = {int(layer): cost for layer, cost in self.line["flops_by_exit"].items()}
+        costs = flops_by_exit(self.line["report"]["model"])
         mean = statistics.mean(costs[self.exits[row]] for row in positions)
-        return float(self.line["report"]["original"]["flops"][CONVENTION] / mean)
+        return flops_at_full_depth(self.line["report"]["original"]) / mean
 
 
 def accuracy(answers: Sequence[int], labels: Sequence[int]) -> float:
@@ -117,19 +118,49 @@ class Comparison:
         return [statistics.mean(row) for row in zip(*each, strict=True)]
 
 
-def difference(rows: Sequence[float]) -> Difference | None:
-    """With its interval; None without rows."""
-    return compare(rows) if rows else None
+@dataclass(frozen=True)
+class Found:
+    """By how much one run is ahead of another.
+
+    Args:
+        points: difference of the accuracies, the mean over data sets.
+        low, high: the middle 95 % of the paired bootstrap's.
+        most: what it is below in all but 2.5 % of the resamples, or in all but that over the number of comparisons of
+            its claim: of several that are ties one easily looks lost.
+        rows: of all data sets together.
+    """
+
+    points: float
+    low: float
+    high: float
+    most: float
+    rows: int
 
 
-def verdict(found: Difference | None) -> str:
-    """What the 95 % interval says of a claim that wants the difference above 0."""
+def difference(sets: Sequence[Sequence[float]], among: int = 1) -> Found | None:
+    """Of the rows of some data sets, each of which counts as much as another; None where one has no rows.
+
+    Args:
+        sets: for each row of each, by how much the one run is ahead.
+        among: comparisons that a claim needs.
+    """
+    import numpy as np
+
+    if not sets or not all(sets):
+        return None
+    drawn = np.mean([resampled(rows, seed=number) for number, rows in enumerate(sets)], axis=0)
+    low, high, most = (float(one) for one in np.quantile(drawn, (0.025, 0.975, 1 - 0.025 / among)))
+    return Found(statistics.mean(map(statistics.mean, sets)), low, high, most, sum(map(len, sets)))
+
+
+def verdict(found: Found | None) -> str:
+    """What the intervals say of a claim that wants the difference above 0."""
     if found is None:
         return "to be run"
-    return "holds" if found.low > 0 else "fails" if found.high < 0 else "cannot be told at this n"
+    return "holds" if found.low > 0 else "fails" if found.most < 0 else "cannot be told at this n"
 
 
-def deciding(found: Sequence[Difference | None]) -> Difference | None:
+def deciding(found: Sequence[Found | None]) -> Found | None:
     """The comparison on which a claim that needs them all depends; None where one has not been run.
 
     It is the one that fails most clearly, if any does, else the one whose interval begins lowest, so that its verdict
@@ -138,8 +169,8 @@ def deciding(found: Sequence[Difference | None]) -> Difference | None:
     known = [each for each in found if each is not None]
     if len(known) < len(found) or not known:
         return None
-    worst = min(known, key=lambda each: each.high)
-    return worst if worst.high < 0 else min(known, key=lambda each: each.low)
+    worst = min(known, key=lambda each: each.most)
+    return worst if worst.most < 0 else min(known, key=lambda each: each.low)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paper_results import Results, Run, accuracy, data_of_study, f1
 
-from compresskit.sweep.results import CONVENTION, Cell, at_reduction, cells
+from compresskit.sweep.results import Cell, at_cost, cells
 
 TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "qnli": "QNLI-dev-split"}
 METRICS = {"sst2": ("accuracy",), "mrpc": ("f1", "accuracy"), "qnli": ("accuracy",)}
@@ -97,27 +97,8 @@ def equal_flops(results: Results) -> Iterator[str]:
 
 def at_equal_flops(cell: Cell, reductions: Sequence[float]) -> list[str]:
     """The score at each reduction, the mean over seeds; empty outside of what was swept."""
-    found = [at_reduction(cell.curve, reduction) for reduction in reductions]
+    found = [at_cost(cell.curve, cell.whole / reduction) for reduction in reductions]
     return ["" if value is None else f"{value:.3f}" for value in found]
-
-
-def uncounted(results: Results) -> Iterator[str]:
-    """What stands at the exits, which the convention leaves out, beside what it counts."""
-    rows = []
-    for size in SIZES:
-        found = [next(iter(each), None) for each in (of_any_data(results, name) for name in sized(WITH_EXITS, size))]
-        rows.append([size, *(TO_BE_RUN if run is None else f"{100 * at_exits(run):.1f} %" for run in found)])
-    yield from table(["at full depth", *WITH_EXITS], rows)
-
-
-def at_exits(run: Run) -> float:
-    """FLOPs of all exits over those that are counted of the model."""
-    return float(run.line["exit_flops"] / run.line["report"]["model"]["flops"][CONVENTION])
-
-
-def of_any_data(results: Results, name: str) -> list[Run]:
-    """All runs of that name."""
-    return [run for data in TITLES for run in results.on(data, [name])]
 
 
 def dial(results: Results) -> Iterator[str]:
@@ -133,10 +114,9 @@ def dial(results: Results) -> Iterator[str]:
 def as_set(runs: Sequence[Run], data: str) -> list[str]:
     """Dial, FLOPs reduction, scores and milliseconds of leaving early as the recipe says."""
     own = [run.line["evaluation"]["operating_point"] for run in runs]
-    setting = f"{own[0]['policy']['by']}, {own[0]['threshold']:g}"
-    cost = statistics.mean(point["flops_reduction"] for point in own)
+    setting, cell = f"{own[0]['policy']['by']}, {own[0]['threshold']:g}", cell_of(runs)
     scores = [plus_minus([point[metric] for point in own], data) for metric in METRICS[data]]
-    return [setting, f"{cost:.2f}", *scores, *milliseconds(cell_of(runs), "leaving early")]
+    return [setting, f"{cell.flops_early:.2f}", *scores, *milliseconds(cell, "leaving early")]
 
 
 def exits(results: Results) -> Iterator[str]:

@@ -236,13 +236,20 @@ def compare(rows: Sequence[float], resamples: int = RESAMPLES) -> Difference:
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     each = np.asarray(rows, dtype=np.float64)
-    # Few values occur, so a resample is as many counts and need not be drawn row by row.
-    values, counts = np.unique(each, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), size=resamples)
-    low, high = np.quantile(drawn @ values / len(each), (0.025, 0.975))
+    low, high = np.quantile(resampled(rows, resamples), (0.025, 0.975))
     won, lost = int((each > 0).sum()), int((each < 0).sum())
     p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
     return Difference(float(each.mean()), float(low), float(high), p, len(each))
+
+
+def resampled(rows: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Any:
+    """(resamples,) array of the means of as many rows, drawn from these with replacement."""
+    import numpy as np
+
+    # Few values occur, so a resample is as many counts and need not be drawn row by row.
+    values, counts = np.unique(np.asarray(rows, dtype=np.float64), return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=resamples)
+    return drawn @ values / len(rows)
 
 
 def dominated(cell: Cell, others: Sequence[Cell]) -> bool:

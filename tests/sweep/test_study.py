@@ -182,8 +182,8 @@ def test_a_plan_needs_no_data(read, root):
             "{tiny: model}",
             "{google/tiny: model}",
             (
-                "line 3: checkpoints: the name 'google/tiny' becomes part of file names; begin it with a letter or digit, "
-                "and use letters, digits, spaces and . _ + - alone"
+                "line 3: checkpoints: the name 'google/tiny' becomes part of file names; begin it with a letter or "
+                "digit, and use letters, digits, spaces and . _ + - alone"
             ),
         ),
         (
