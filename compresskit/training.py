@@ -396,7 +396,8 @@ def _freeze(lesson: Lesson) -> list[nn.Parameter]:
     if train == "all":
         return []
     if train == "layers":
-        fixed = list(find(model.network, model.anatomy.embeddings).parameters())
+        parts = (find(model.network, model.anatomy.embeddings), model.embeddings_project)
+        fixed = [parameter for part in parts if part is not None for parameter in part.parameters()]
         for parameter in fixed:
             parameter.requires_grad_(False)
         return fixed

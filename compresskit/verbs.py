@@ -188,8 +188,8 @@ class Training(Verb):
     exits: Exits = "all"
     """Exits whose losses count."""
     train: Literal["all", "layers", "exits", "shallow-exits"] = "all"
-    """Parameters that move: all, or all but the embeddings' (`layers`), or those of the exit heads alone (`exits`), or
-    of every exit head but the last layer's (`shallow-exits`)."""
+    """Parameters that move: all, or all but those of the embeddings and of a linear layer after them (`layers`), or
+    those of the exit heads alone (`exits`), or of every exit head but the last layer's (`shallow-exits`)."""
     gradient_equilibrium: bool = True
     """Give each layer the mean, not the sum, of the gradients of the exits above it; acts only with several exits."""
     exit_learning_rate: float | None = Field(default=None, gt=0)

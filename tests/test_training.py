@@ -81,8 +81,8 @@ class Interruption(BaseException):
     """As a kill, but the test lives on."""
 
 
-def student(exits=(1, 2), seed=0, **config):
-    model = wrap(tiny_model(seed=seed, **config), load_catalogue().anatomy("bert"))
+def student(exits=(1, 2), seed=0, family="bert", **config):
+    model = wrap(tiny_model(family, seed=seed, **config), load_catalogue().anatomy(family))
     torch.manual_seed(seed)
     if exits:
         perform(AddExits(exits, ClsTanh(), False), model)
@@ -805,10 +805,13 @@ def test_a_mask_works_in_bf16_and_its_own_parameters_stay_in_fp32(lesson):
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
-def test_train_layers_leaves_the_embeddings_bit_for_bit(lesson):
-    model = student()
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_train_layers_leaves_the_embeddings_bit_for_bit(lesson, family):
+    """ELECTRA's are half as wide as its hidden states, and a linear layer leads from them."""
+    model = student(family=family)
     before = weights(model)
     teach(lesson(model, epochs=2, train="layers", weight_decay=0.1))
     still = {name for name, weight in model.state_dict().items() if torch.equal(weight, before[name])}
-    assert still == {name for name in before if ".embeddings." in name}
+    assert still == {name for name in before if ".embeddings." in name or ".embeddings_project." in name}
+    assert any(".embeddings_project." in name for name in still) == (family == "electra")
     assert all(weight.requires_grad for weight in model.parameters())
