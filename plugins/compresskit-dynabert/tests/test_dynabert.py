@@ -126,8 +126,9 @@ def test_a_teacher_of_another_width_is_refused():
 
 
 def test_the_slope_of_a_gate_adds_tokens_before_and_examples_after_the_absolute_value():
-    outputs = torch.ones(2, 3, 1, 1)
-    gradients = torch.tensor([[1.0, -1.0, 5.0], [2.0, 1.0, -4.0]]).reshape(2, 3, 1, 1)
+    """2 * 1 + 1 * -2 = 0, the third token being padding, and 3 * 2 + -1 * 1 + 1 * -4 = 1."""
+    outputs = torch.tensor([[2.0, 1.0, 9.0], [3.0, -1.0, 1.0]]).reshape(2, 3, 1, 1)
+    gradients = torch.tensor([[1.0, -2.0, 5.0], [2.0, 1.0, -4.0]]).reshape(2, 3, 1, 1)
     mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     seen = SlopeOfGates().observe(UnitTrace(outputs, gradients, mask))
     assert seen.flatten().tolist() == [0.0, 1.0]
