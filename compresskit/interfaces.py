@@ -118,6 +118,7 @@ class Trace:
             both cut or masked out.
         banks: those that the recipe names for the loss, by name; only of a student, and only for a distiller that says
             `needs_banks`.
+        ran: for each layer of the model, whether this pass ran it and `hidden` has its output; () stands for all.
     """
 
     logits: Mapping[int, Tensor]
@@ -130,6 +131,7 @@ class Trace:
     alive: tuple[int, ...] = ()
     banks: Mapping[str, Bank] = field(default_factory=dict)
     steps: int = 1
+    ran: tuple[bool, ...] = ()
 
     @property
     def last(self) -> Tensor:

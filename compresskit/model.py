@@ -43,6 +43,7 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
         projections: queries, keys and values of each layer, where recorded.
         projected: the hidden states in a teacher's size, where there is a layer for that and they are recorded.
         alive: positions in `hidden_states` of the outputs of layers that add something, where the whole depth was run.
+        ran: for each layer, whether it ran, where a mask says so.
         penalty: scalar, what `mask` adds to the loss.
     """
 
@@ -55,6 +56,7 @@ class CompressedOutput(ModelOutput):  # type: ignore[misc]
     projections: tuple[Projections, ...] | None = None
     projected: tuple[Tensor, ...] | None = None
     alive: tuple[int, ...] | None = None
+    ran: tuple[bool, ...] | None = None
     penalty: Tensor | None = None
 
 
@@ -287,6 +289,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
                 ),
                 projected=tuple(map(self.projection, trace.hidden)) if hidden and self.projection is not None else (),
                 alive=alive(self, masks),
+                ran=() if masks is None else masks.layers,
             )
 
     def forward(  # noqa: PLR0913, PLR0917 - transformers has these names, and Trainer looks for some of them
@@ -343,7 +346,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         left = torch.full_like(input_ids[:, 0], self.depth)
         recorded = (None, None) if record_exits is None else (dict(trace.logits), dict(trace.signals))
         hidden = trace.hidden if record_hidden else None
-        more = (trace.attention or None, trace.projected or None, trace.alive or None, penalty)
+        more = (trace.attention or None, trace.projected or None, trace.alive or None, trace.ran or None, penalty)
         output = CompressedOutput(self._loss(trace.last, labels), trace.last, left, *recorded, hidden, *more)
         return output.to_tuple() if return_dict is False else output
 

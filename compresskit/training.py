@@ -164,6 +164,7 @@ class LossTrainer(Trainer):  # type: ignore[misc]
             projected=output.projected or (),
             alive=output.alive or (),
             banks=lesson.banks,
+            ran=output.ran or (),
         )
         loss = total(on, student, lesson.teacher, inputs)
         if output.penalty is not None:

@@ -171,7 +171,7 @@ def test_a_layer_that_is_passed_over_is_a_layer_that_is_cut(family):
     edits = fold(model, masks)
     assert edits == (CutLayers((0, 2)),)
     assert torch.equal(answer(model), trace.last)
-    assert (len(trace.hidden), len(trace.attention), trace.alive) == (3, 2, (1, 2))
+    assert (len(trace.hidden), len(trace.attention), trace.alive, trace.ran) == (3, 2, (1, 2), masks.layers)
 
 
 def test_the_exit_of_a_layer_that_is_passed_over_says_nothing_and_the_last_always_does():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,13 +107,51 @@ def trace(*values):
     ("mine", "taught"),
     [(12, list(range(13))), (9, [0, 1, 2, 4, 5, 6, 8, 9, 10, 12]), (6, [0, 2, 4, 6, 8, 10, 12]), (0, [0])],
 )
-def test_each_state_learns_from_that_of_its_kept_layer_and_the_last_from_the_last(mine, taught):
+def test_a_student_of_fewer_layers_learns_from_evenly_spread_states_and_in_the_last_from_the_last(mine, taught):
     teacher = trace(*range(13))
     assert float(KeptStates().loss(trace(*taught), teacher, {})) == 0
     # One state off by 3 costs 9, whichever it is.
     for place in range(mine + 1):
         off = [value + 3 * (place == index) for index, value in enumerate(taught)]
         assert float(KeptStates().loss(trace(*off), teacher, {})) == 9
+
+
+# The layers that run, by floor(i / m) on paper.
+DEPTHS = [
+    (6, 0.75, [0, 1, 2, 4]),
+    (12, 0.4, [0, 2, 5, 7, 10]),
+    (12, 0.7, [0, 1, 2, 4, 5, 7, 8, 10]),
+    (12, 0.8, [0, 1, 2, 3, 5, 6, 7, 8, 10, 11]),
+    (12, 0.9, [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11]),
+]
+
+
+@pytest.mark.parametrize(("layers", "depth", "kept"), DEPTHS)
+def test_each_state_learns_from_that_of_the_layer_that_runs_and_the_last_from_the_last(layers, depth, kept):
+    model = wrap(tiny_model(layers=layers), load_catalogue().anatomy("bert")).eval()
+    ran = []
+    for index, part in enumerate(model.body):
+        part.register_forward_hook(lambda *_, index=index: ran.append(index))
+    with torch.no_grad():
+        student = model.trace(batch(), hidden=True, masks=DynaBert((1.0,), (depth,)).build(sizes(model)).masks(0, 0, 1))
+    assert ran == kept
+    states = [torch.full_like(student.hidden[0], 9.0)] * (layers + 1)
+    for place, state in zip([*kept, layers], student.hidden, strict=True):
+        states[place] = state
+    assert float(KeptStates().loss(student, replace(student, hidden=tuple(states)), {})) == 0
+
+
+def test_in_training_too_the_loss_is_told_which_layers_run(tmp_path, monkeypatch):
+    seen = []
+    loss = KeptStates.loss
+    monkeypatch.setattr(KeptStates, "loss", lambda self, *given: seen.append(given[0].ran) or loss(self, *given))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "recipe: 1\nname: some\nsteps:\n- finetune: {epochs: 0.2}\n"
+        "- {distill: teacher, by: kept-states, epochs: 0.2, mask: {dynabert: {widths: [1.0], depths: [1.0, 0.75]}}}\n"
+    )
+    apply_tiny(path, tmp_path, layers=6)
+    assert set(seen) == {(True,) * 6, (True, True, True, False, True, False)}
 
 
 def test_a_teacher_of_another_width_is_refused():
