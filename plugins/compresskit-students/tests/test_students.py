@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from compresskit_students import (
     ProjectedStates,
     Relations,
 )
+from transformers import BertConfig
 
 from compresskit import Projections, Trace
-from compresskit.checkpoint import load
+from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import Original, load
+from compresskit.edits import LayerShape, Shape
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
@@ -35,6 +39,7 @@ ALL = (
     Relations(2),
     Relations(4, 3),
 )
+ONE_PADDED = torch.tensor([[1, 1, 0]])
 
 
 @pytest.mark.parametrize(**parametrize(*ALL))
@@ -118,6 +123,14 @@ def test_other_numbers_of_heads_are_refused_but_for_relations():
     assert Relations(4).loss(mine, theirs, {}).item() > 0
 
 
+def test_d3_distilberts_recipe_keeps_the_layers_0_2_4_7_9_11():
+    """Counted from 0, of BERT base, in which layers are told apart by numbers of neurons that they have not."""
+    bert = load_catalogue().anatomy("bert")
+    marked = Shape(tuple(LayerShape(12, 1000 + layer) for layer in range(12)))
+    plan = make_plan(read_recipe(RECIPES / "distilbert.yaml"), Original("bert", BertConfig(), bert, marked))
+    assert [layer.neurons - 1000 for layer in plan.shape.layers] == [0, 2, 4, 7, 9, 11]
+
+
 # --- formulas --------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +165,63 @@ def test_cosine_is_one_for_the_other_direction_at_right_angles_and_two_for_the_o
 def test_features_that_differ_in_mean_and_variance_alone_are_equal():
     teacher = states(3)
     assert FeatureTransfer().loss(trace(hidden=[7 * s + 3 for s in teacher]), trace(hidden=teacher), {}).item() < 1e-4
+
+
+def test_features_are_averaged_over_dimensions_and_tokens_and_added_up_over_layers():
+    """Two tokens and one of padding. Layer 1: (0 4 4 0) / 4 = 2 and 0, so 1; layer 2: 4 and 4, so 4; 5 in all."""
+    up, across = [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]  # of mean 0 and variance 1
+    down = [-number for number in up]
+
+    def given(*layers):
+        return trace(hidden=[torch.tensor([tokens]) for tokens in ([up, up, up], *layers)], mask=ONE_PADDED)
+
+    student, teacher = given([across, up, across], [down, down, across]), given([up, up, down], [up, up, down])
+    assert FeatureTransfer().loss(student, teacher, {}).item() == pytest.approx(5.0, rel=1e-4)  # the norm's epsilon
+
+
+def divergence(first, second):
+    """KL(first || second) of two distributions."""
+    return sum(p * math.log(p / q) for p, q in zip(first, second, strict=True))
+
+
+def heads_of(*heads):
+    """(1, heads, tokens, 4): of each token a number in the first entry, and nothing in the others."""
+    return torch.tensor([[[[number, 0.0, 0.0, 0.0] for number in head] for head in heads]])
+
+
+def test_attention_transfer_is_the_mean_over_heads_and_queries_of_the_divergence_from_the_teacher():
+    """One of two heads and one of two queries has anything to learn: (.9, .1) where the student has (.5, .5).
+
+    KL(teacher || student) is 0.3681, a quarter of which is 0.0920; the other way round it is 0.5108. A second layer
+    has it at both queries of a head. The third token is padding.
+    """
+    none = heads_of([0.0, 0.0, 0.0], [0.0, 0.0, 0.0])
+    # The root of a size of 4 halves the scores.
+    keys = heads_of([2 * math.log(9), 0.0, 50.0], [0.0, 0.0, 50.0])
+    student = trace(attention=[Projections(none, none, none)] * 2, mask=ONE_PADDED)
+    one, two = heads_of([1.0, 0.0, 7.0], [0.0, 0.0, 7.0]), heads_of([1.0, 1.0, 7.0], [0.0, 0.0, 7.0])
+    teacher = trace(attention=[Projections(one, keys, none), Projections(two, keys, none)], mask=ONE_PADDED)
+    expected = divergence((0.9, 0.1), (0.5, 0.5)) * (1 / 4 + 2 / 4)
+    assert AttentionTransfer().loss(student, teacher, {}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_relations_are_the_mean_over_heads_and_queries_added_up_over_queries_keys_and_values():
+    """Only the first relation head's first query has anything to learn: a quarter of each divergence.
+
+    A vector of length a at token 1 and none at token 2 relates as softmax(a^2 / 2, 0), for the root of a size of 4.
+    Queries are (.9, .1) at the teacher, keys (.8, .2), and values (.9, .1) at the student; else it is (.5, .5). The
+    third token is padding.
+    """
+    nine, four = math.sqrt(2 * math.log(9)), math.sqrt(2 * math.log(4))
+
+    def part(length):
+        return heads_of([length, 0.0, 9.0], [0.0, 0.0, 9.0])
+
+    student = trace(attention=[Projections(part(0.0), part(0.0), part(nine))], mask=ONE_PADDED)
+    teacher = trace(attention=[Projections(part(nine), part(four), part(0.0))], mask=ONE_PADDED)
+    even = (0.5, 0.5)
+    each = divergence((0.9, 0.1), even), divergence((0.8, 0.2), even), divergence(even, (0.9, 0.1))
+    assert Relations(2).loss(student, teacher, {}).item() == pytest.approx(sum(each) / 4, rel=1e-5)
 
 
 def test_relations_do_not_see_a_rotation_within_a_relation_head():
