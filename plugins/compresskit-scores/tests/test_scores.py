@@ -9,7 +9,8 @@ import torch
 from compresskit_scores import DropNet, Fisher, Michel, Molchanov, Random
 from transformers import BertConfig
 
-from compresskit import UnitTrace
+from compresskit import Group, UnitTrace
+from compresskit.anatomy import Member
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Original
 from compresskit.cost import original_shape
@@ -116,6 +117,51 @@ def test_fisher_squares_each_examples_gate_gradient():
     """(1 * 2 + 1 * 1)^2 = 9 and (-1 * 3)^2 = 9, of which the mean is 9; the square of the mean would be 0."""
     outputs, gradients = [[[1.0], [1.0]], [[-1.0], [0.0]]], [[[2.0], [1.0]], [[3.0], [7.0]]]
     assert scores(Fisher(), outputs, gradients) == [9.0]
+
+
+class TwoBatches:
+    """A context that has seen two batches; of each matrix, (out, in), it is given the gradient in either."""
+
+    def __init__(self, *each):
+        self.each = {id(weight): torch.tensor(gradients) for weight, gradients in each}
+
+    def gradient(self, weight, reduce):
+        of = {"signed": lambda g: g, "absolute": torch.abs, "squared": torch.square}[reduce]
+        return of(self.each[id(weight)]).sum(dim=0)
+
+
+def test_fisher_of_weights_squares_weights_and_the_gradients_of_each_batch():
+    """Two neurons, of hidden states of one number; the first one's gradients cancel over the batches.
+
+    First: 2^2 * (1^2 + (-1)^2) = 8 of ffn-in and 3^2 * (1^2 + 2^2) = 45 of ffn-out, 53 in all. Second: (-1)^2 * (3^2 +
+    1^2) = 10 and (1/2)^2 * (4^2 + 0^2) = 4, 14 in all.
+    """
+    into, out = torch.nn.Linear(1, 2), torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        into.weight.copy_(torch.tensor([[2.0], [-1.0]]))
+        out.weight.copy_(torch.tensor([[3.0, 0.5]]))
+    neurons = Group("neurons", 0, 2, (Member("ffn-in", into, 0, 1), Member("ffn-out", out, 1, 1)))
+    seen = TwoBatches(
+        (into.weight, [[[1.0], [3.0]], [[-1.0], [1.0]]]),
+        (out.weight, [[[1.0, 4.0]], [[2.0, 0.0]]]),
+    )
+    assert Fisher("weights").score(neurons, seen).tolist() == [53.0, 14.0]
+
+
+# --- random ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_unit_is_as_likely_to_be_kept_and_the_seed_decides():
+    """Half of four units, by 400 seeds: each is kept 200 times, give or take four standard deviations of 10."""
+
+    class Seeded:
+        def __init__(self, seed):
+            self.generator = torch.Generator().manual_seed(seed)
+
+    four = Group("neurons", 0, 4, ())
+    kept = torch.stack([Random().score(four, Seeded(seed)).topk(2).indices for seed in range(400)])
+    assert kept.flatten().bincount(minlength=4).tolist() == pytest.approx([200] * 4, abs=40)
+    assert len({frozenset(pair) for pair in kept.tolist()}) == 6  # every pair there is
 
 
 # --- padding ---------------------------------------------------------------------------------------------------------
