@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,30 @@ def test_the_mean_is_that_of_the_tokens_and_not_of_the_padding():
     pooler = SharedDenseTanh(reads="mean").build_shared(8, 2, 0.0)
     mean = torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)])
     torch.testing.assert_close(pooler(hidden, mask), torch.tanh(pooler.dense(mean)))
+
+
+def test_the_certainty_reads_what_the_classifier_reads_after_dropout():
+    """A dropout of 1 leaves nothing but the biases while training; without it both read tanh of the first token."""
+    head, certainty = LearnedCertainty().build(8, 2, 1.0), LearnedCertainty().build_shared(8, 2, 1.0)
+    hidden, mask = torch.randn(3, 4, 8), torch.ones(3, 4)
+    logits, wrong = head.train()(hidden, mask, certainty)
+    torch.testing.assert_close(logits, head.classifier.bias.expand(3, 2))
+    torch.testing.assert_close(wrong, certainty.bias.expand(3))
+    pooled = torch.tanh(head.pooler.dense(hidden[:, 0]))
+    logits, wrong = head.eval()(hidden, mask, certainty)
+    torch.testing.assert_close(logits, head.classifier(pooled))
+    torch.testing.assert_close(wrong, certainty(pooled)[:, 0])
+
+
+def test_fastberts_head_by_hand():
+    """Of width 1, with weights of 1 and biases of 0: two tokens and one of padding, of which the first is read."""
+    head = Attention(1, 1).build(1, 1, 0.0)
+    for parameter in head.parameters():
+        torch.nn.init.constant_(parameter, float(parameter.dim() == 2))
+    first, second = math.tanh(2.0), math.tanh(-1.0)
+    share = math.exp(first * first) / (math.exp(first * first) + math.exp(first * second))
+    found = head(torch.tensor([[[2.0], [-1.0], [5.0]]]), torch.tensor([[1, 1, 0]]))
+    assert found.item() == pytest.approx(math.tanh(share * first + (1 - share) * second), rel=1e-5)
 
 
 def test_fastberts_printed_flops():

@@ -104,6 +104,14 @@ def test_in_regression_being_wrong_is_a_matter_of_degree():
     assert loss.item() == pytest.approx(math.tanh(0.5) ** 2)
 
 
+def test_in_regression_the_certainty_moves_what_an_exit_says_of_itself_and_never_its_answer():
+    logits = exits(2, classes=1)
+    signal = torch.zeros(3, requires_grad=True)
+    labels = {"labels": torch.tensor([0.0, 1.0, 1.0])}
+    found = gradients(Certainty().loss(trace(logits, 0, {1: signal}), None, labels), {**logits, 0: signal})
+    assert [bool(gradient.any()) for gradient in found] == [False, False, True]
+
+
 def logit(*probabilities):
     return torch.tensor([probabilities]).log()
 

@@ -21,7 +21,7 @@ def test_is_a_good_strategy(check):
     check()
 
 
-def leaves_at(policy, *answers, signals=()):
+def leaves_at(policy, *answers, signals=(), dtype=torch.float32):
     """The 1-based exit at which one example leaves; the last one leaves in any case.
 
     Args:
@@ -29,7 +29,7 @@ def leaves_at(policy, *answers, signals=()):
     """
     depth = len(answers)
     for met in range(1, depth):
-        logits = tuple(torch.tensor([answer]) for answer in answers[:met])
+        logits = tuple(torch.tensor([answer], dtype=dtype) for answer in answers[:met])
         trail = ExitTrail(logits, tuple(range(1, met + 1)), depth, tuple(torch.tensor([s]) for s in signals[:met]))
         if policy.leave(trail).item():
             return met
@@ -114,6 +114,19 @@ def test_x3_extreme_logits_are_sure_and_not_nan():
     for policy in (NormalizedEntropy(0.01), MaximumProbability(0.999)):
         for logits in ([0.0, 120.0], [1000.0, 0.0]):
             assert leaves_at(policy, logits, logits) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_x3_what_half_precision_can_not_tell_from_certainty_is_told(dtype):
+    """At a gap of 20 the entropy is e^-20 * 21 = 4.3e-8, over ln 2 6e-8, but in fp16 e^-20 is 0.
+
+    At a gap of 9 the likelier class has 1 / (1 + e^-9) = 0.99988, and in fp16 1.
+    """
+    far, near = [0.0, 20.0], [0.0, 9.0]
+    assert leaves_at(NormalizedEntropy(1e-7), far, far, dtype=dtype) == 1
+    assert leaves_at(NormalizedEntropy(1e-8), far, far, dtype=dtype) == 2
+    assert leaves_at(MaximumProbability(0.9998), near, near, dtype=dtype) == 1
+    assert leaves_at(MaximumProbability(0.9999), near, near, dtype=dtype) == 2
 
 
 # --- learned ---------------------------------------------------------------------------------------------------------
