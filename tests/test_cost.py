@@ -266,6 +266,30 @@ def test_a6_parameters_of_albert_base_without_its_classifier():
     assert blocks[2].parameters + blocks[3].parameters == 7_087_872
 
 
+# Layers and hidden size, then parameters of the encoder and its pooler, without a classifier.
+MINIATURES = {
+    "Tiny": (2, 128, 4_385_920),
+    "Mini": (4, 256, 11_170_560),
+    "Small": (4, 512, 28_763_648),
+    "Medium": (8, 512, 41_373_184),
+    "8L-256H": (8, 256, 14_329_600),
+    "12L-256H": (12, 256, 17_488_640),
+    "12L-512H": (12, 512, 53_982_720),
+    "6L-768H": (6, 768, 66_955_008),
+    "Base": (12, 768, 109_482_240),
+}
+
+
+@pytest.mark.parametrize(("layers", "hidden", "expected"), MINIATURES.values(), ids=MINIATURES)
+def test_a6_parameters_of_the_miniatures_without_their_classifier(layers, hidden, expected):
+    """Heads of 64, and four times as many neurons as the hidden states are wide (Turc et al. 2019)."""
+    config = BertConfig(
+        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=hidden // 64, intermediate_size=4 * hidden
+    )
+    whole = parameters(dims_of(BERT, config), original_shape(BERT, config))
+    assert whole - (hidden * 2 + 2) == expected
+
+
 @pytest.mark.parametrize("exit", [None, 3])
 @pytest.mark.parametrize("model", [BERT_BASE, COST_EFF_8X])
 @pytest.mark.parametrize("groups", [1, 3, 6])
