@@ -68,7 +68,15 @@ class RunState:
     @property
     def steps_done(self) -> int:
         """Steps that are committed to its folder."""
-        return len(list(self.out.glob("steps/[0-9]*/step.json")))
+        return len(self._steps())
+
+    @property
+    def made(self) -> float:
+        """When the first of them was made, in seconds; 0 where there is none."""
+        return min((path.stat().st_mtime for path in self._steps()), default=0.0)
+
+    def _steps(self) -> list[Path]:
+        return list(self.out.glob("steps/[0-9]*/step.json"))
 
     def shared(self, other: RunState) -> int:
         """How many first steps both have."""
@@ -182,9 +190,12 @@ class Sweep:
         return any(max(one.steps_done, other.steps_done) < one.shared(other) for other in busy)
 
     def _donor(self, one: RunState) -> RunState | None:
-        """The run with most steps to take over, where it has more than there are already."""
+        """The run with most steps to take over, where it has more than there are already.
+
+        Of those with equally many the latest: steps made before an update may no longer be the same.
+        """
         others = [other for other in self.all if other is not one]
-        found = max(others, key=lambda other: min(one.shared(other), other.steps_done), default=None)
+        found = max(others, key=lambda other: (min(one.shared(other), other.steps_done), other.made), default=None)
         if found is None or min(one.shared(found), found.steps_done) <= one.steps_done:
             return None
         return found

@@ -140,6 +140,24 @@ def test_equal_first_steps_are_taken_over(place):
     assert reused == [None, str(place / "out" / folders[0]), None, str(place / "out" / folders[2])]
 
 
+def test_of_equal_steps_the_latest_are_taken_over(place):
+    """An update may have made the older ones others."""
+    (place / "three.yaml").write_text(RECIPE.format(name="three", epochs=3))
+    text = (place / "study.yaml").read_text()
+    (place / "study.yaml").write_text(text.replace("[1, 2]", "[1]").replace("two.yaml]", "two.yaml, three.yaml]"))
+    study = read_study(place / "study.yaml")
+    first, second, _ = [place / "out" / run.folder for run in study.runs]
+    for out, age in ((first, 100), (second, 50)):
+        for name in ("01-finetune", "02-exit", "03-distill"):
+            step = out / "steps" / name / "step.json"
+            step.parent.mkdir(parents=True)
+            step.write_text("{}")
+            os.utime(step, (time.time() - age,) * 2)
+    (place / "out" / RESULTS).touch()
+    sweep(place)
+    assert after("--reuse", done(place)[-1]) == str(second)
+
+
 def test_who_needs_steps_that_another_is_just_making_waits_for_them_alone(place, monkeypatch):
     """With a job for each run, the second of a seed begins once the first has made what they share, and not later."""
     monkeypatch.setenv("PAUSE", "1")
