@@ -98,7 +98,12 @@ class Anatomy:
 class Member:
     """A slice found in a model: the linear layer, and how wide one unit is along `dim`.
 
-    Of a matrix that is two factors it is the one whose axis the units lie along.
+    Args:
+        role: what the matrix is to the unit: `query`, `key`, `value` or `attention-out` of heads, `ffn-in` or `ffn-out`
+            of neurons.
+        linear: the layer; of a matrix that is two factors, the one whose axis the units lie along.
+        dim: the axis of `linear.weight` (out, in) along which units lie.
+        width: entries of one unit along it: the size of a head, 1 for a neuron.
     """
 
     role: Role

@@ -78,6 +78,9 @@ class Entry:
         return (inspect.getdoc(self.what) or "").partition("\n\n")[0].replace("\n", " ")
 
 
+PLURALS = {"exit-policy": "exit policies", "exit-head": "exit heads"}
+
+
 class Catalogue:
     """Strategies by (kind, name), and anatomies by `model_type`."""
 
@@ -88,7 +91,8 @@ class Catalogue:
             first = self._entries.setdefault((entry.kind, entry.name), entry)
             if first is not entry:
                 raise PluginError(
-                    f"two {entry.kind}s are called '{entry.name}', one from {first.origin} and one from {entry.origin}"
+                    f"two {PLURALS.get(entry.kind, f'{entry.kind}s')} are called '{entry.name}', "
+                    f"one from {first.origin} and one from {entry.origin}"
                     f"; uninstall one of them or name the plugins to load in {VARIABLE}"
                 )
 
@@ -103,7 +107,7 @@ class Catalogue:
             known = self.names(kind)
             meant = nearest(name, known)
             hint = f"; did you mean '{meant}'?" if meant else ""
-            raise RecipeError(f"no way to {VERBS[kind]} by '{name}'{hint} (known: {', '.join(known)})")
+            raise RecipeError(f"no way to {VERBS[kind]} by '{name}'{hint} (known: {', '.join(known) or 'none'})")
         assert isinstance(entry.what, type)
         return entry.what
 

@@ -40,7 +40,8 @@ class DataOptions:
         task: what the labels are.
         eval_data: a file with the rows to evaluate on, in place of the folder's or dataset's own.
         max_train_rows, max_eval_rows: draw that many rows, without replacement and keeping their order.
-        seed: which rows are drawn.
+        seed: which training rows are drawn.
+        eval_seed: which rows to evaluate on are drawn; the same whatever the seed, so that scores compare.
     """
 
     text_columns: tuple[str, ...] | None = None
@@ -50,6 +51,7 @@ class DataOptions:
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
     seed: int = 42
+    eval_seed: int = 42
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def load_corpus(
             raise DataError(
                 f"{train_rows.source}: the {len(train_rows)} rows drawn have one label only; raise --max-train-rows"
             )
-    eval_rows = _draw(_rows(*evaluation, task, matching), options.max_eval_rows, options.seed, "--max-eval-rows")
+    eval_rows = _draw(_rows(*evaluation, task, matching), options.max_eval_rows, options.eval_seed, "--max-eval-rows")
     asked = [task.kind, task.labels, task.metric]
     return Corpus(train_rows, eval_rows, task, columns, _fingerprint(train_rows, asked), _fingerprint(eval_rows, asked))
 

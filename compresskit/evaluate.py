@@ -124,6 +124,7 @@ class Evaluation:
         confusion: at the last exit: rows of each class (outer) that were taken for each class (inner).
         milliseconds: measured on these rows, or empty.
         answers: each row's, or None.
+        dial: the policy's option that the sweep goes over; its value in each point is `threshold`, whatever its name.
     """
 
     task: Task
@@ -136,6 +137,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     milliseconds: tuple[Milliseconds, ...] = ()
     answers: Answers | None = None
+    dial: str = "threshold"
 
     @property
     def value(self) -> float:
@@ -156,6 +158,7 @@ class Evaluation:
             "value": self.value,
             "rows": self.rows,
             "per_exit": [{"exit": number, **metrics} for number, metrics in self.per_exit.items()],
+            "dial": self.dial,
             "sweep": [point.to_json() for point in self.sweep],
             "operating_point": own,
             "convention": CONVENTION,
@@ -211,6 +214,7 @@ def evaluate(
         confusion=confusion(task, said[last], labels),
         answers=_answers(policy, logits, signals, rows, task),
         milliseconds=time_rows(model, rows, collate, run).model if latency else (),
+        dial=policy.dial if policy else "threshold",
     )
 
 
@@ -323,17 +327,18 @@ def _variants(policy: ExitPolicy, task: Task, depth: int, given: Sequence[float]
     usual = settings(policy, task.num_labels, depth)
     if not usual:
         return [policy] if given is None else []
-    options = options_of(type(policy)).dump_python(policy, mode="json")
-
-    def at(setting: float) -> dict[str, object]:
-        # A dial that counts, such as patience, takes no 3.0.
-        return {**options, policy.dial: int(setting) if float(setting).is_integer() else setting}
-
     if given is not None:
-        return [cast(ExitPolicy, build(type(policy), at(setting))) for setting in given]
+        return [cast(ExitPolicy, build(type(policy), options_at(policy, setting))) for setting in given]
     # The usual thresholds are in nats; another policy's may have other limits.
-    made = [try_build(type(policy), at(setting))[0] for setting in usual]
+    made = [try_build(type(policy), options_at(policy, setting))[0] for setting in usual]
     return [cast(ExitPolicy, variant) for variant in made if variant is not None]
+
+
+def options_at(policy: ExitPolicy, setting: float) -> dict[str, object]:
+    """The policy's options with another value of its dial."""
+    options = options_of(type(policy)).dump_python(policy, mode="json")
+    # A dial that counts, such as patience, takes no 3.0.
+    return {**options, policy.dial: int(setting) if float(setting).is_integer() else setting}
 
 
 def _point(

@@ -79,7 +79,11 @@ class Context(Protocol):
 
 
 class Projections(NamedTuple):
-    """What one layer's attention works with: (batch, heads, tokens, size) each."""
+    """What one layer's attention works with.
+
+    Args:
+        query, key, value: (batch, heads, tokens, size) each.
+    """
 
     query: Tensor
     key: Tensor

@@ -41,7 +41,8 @@ class StepReader:
         try:
             found = self.catalogue.strategy(kind, name)
         except RecipeError as error:
-            self.mistakes.add(where, f"{label}: {error}")
+            near = nearest(name, self.catalogue.names(kind))
+            self.mistakes.add(where, f"{label}: {error}{'' if near else '; if a plugin has it, install that plugin'}")
             return None
         options = {} if given is None or given.value is None else given.plain()
         if not isinstance(options, dict):

@@ -145,7 +145,7 @@ def _sweep(evaluation: Evaluation) -> Table:
         points.append(("as saved: ", evaluation.own))
     names = evaluation.shown
     rows = tuple(_point(label, point, names) for label, point in points)
-    columns = ("threshold", *names, "mean exit", "FLOPs", "FLOPs here")
+    columns = (evaluation.dial, *names, "mean exit", "reduction", "here")
     note = (
         "FLOPs reduction against the original at full depth (flops_all): at 128 tokens, and here, at the mean length "
         f"of these rows ({evaluation.mean_tokens:.0f})."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from generator import code, commands, formats, recipes, texts
+from generator import code, commands, formats, recipes, studies, texts
 
 REFERENCE = Path(__file__).parent / "reference"
 PAGES = {
@@ -19,6 +19,7 @@ PAGES = {
     "cli.md": commands.cli,
     "data.md": texts.texts,
     "formats.md": formats.formats,
+    "study.md": studies.studies,
     "hooks.md": code.hooks,
     "python.md": code.python,
     "errors.md": code.errors,

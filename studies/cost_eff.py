@@ -105,11 +105,17 @@ def run(task: Task, recipe: str, model: Path, data: Path, work: Path) -> None:
     out, given = work / f"{task.name}-{recipe}", work / f"{task.name}-teacher"
     others = [work / f"{task.name}-{name}" for name in RECIPES if name != recipe]
     other = next((folder for folder in others if folder.is_dir()), None)
-    places = {"CHECKPOINT": model, f"DATA/{task.folder}": data, "TEACHER": given, "OUT": out, "finetune.yaml": FINETUNE}
+    places = {
+        "CHECKPOINT": model,
+        f"DATA/{task.folder}": data,
+        "TEACHER": given,
+        "OUT": out,
+        "studies/finetune.yaml": FINETUNE,
+    }
     shown = []
     if task.teacher:
         # On all rows, so without the options that draw some.
-        shown.append([*words("finetune.yaml", "CHECKPOINT", task, "TEACHER", task.teacher), *task.tokens])
+        shown.append([*words("studies/finetune.yaml", "CHECKPOINT", task, "TEACHER", task.teacher), *task.tokens])
     start = "TEACHER" if task.teacher else "CHECKPOINT"
     shown.append([*words(recipe, start, task, "OUT", (*CHOSEN, *task.schedule)), *task.options])
     real = [[str(places.get(word, word)) for word in line] for line in shown]

@@ -157,7 +157,7 @@ class Trial:
         apart = []
         if SOURCES[self.source].teacher and self.study in ("assistant", "rates"):
             teacher = f"{rows}-teacher"
-            apart, given = [self._apply("finetune.yaml", given, f"{rows}-all", teacher, TEACHER)], teacher
+            apart, given = [self._apply("studies/finetune.yaml", given, f"{rows}-all", teacher, TEACHER)], teacher
         return [*apart, self._apply(self.recipe, given, rows, "OUT", self.settings)]
 
     def _apply(self, recipe: str, model: str, rows: str, out: str, settings: tuple[str, ...]) -> list[str]:
@@ -170,14 +170,14 @@ def trials() -> Iterator[Trial]:
     """Everything that is compared."""
     heads: tuple[tuple[str, ...], ...] = ((), HEAD[:1], HEAD[1:], HEAD)
     for head in heads:
-        yield Trial("exit-heads", "sst2-5000", 7, 42, "exit-heads.yaml", head)
+        yield Trial("exit-heads", "sst2-5000", 7, 42, "studies/exit-heads.yaml", head)
     for source, splits, settings in FINETUNES:
         for setting, split in product(settings, range(splits)):
-            yield Trial("finetune", source, split, 42 + split, "finetune.yaml", setting)
+            yield Trial("finetune", source, split, 42 + split, "studies/finetune.yaml", setting)
     for schedule, split in product(SCHEDULES, range(3)):
         yield Trial("schedule", "mrpc", split, 42 + split, "cost-eff-8x", schedule)
     for gentle in GENTLE:
-        yield Trial("assistant", "sst2", 0, 42, "assistant.yaml", gentle)
+        yield Trial("assistant", "sst2", 0, 42, "studies/assistant.yaml", gentle)
     for source, recipe, drawn, compared in FASTER:
         for rates, split in product(compared, drawn):
             yield Trial("rates", source, split, 42 + split, recipe, (*CHOSEN, *OWN[source], *rates))
@@ -244,7 +244,9 @@ def words(row: str) -> str:
 def run(trial: Trial, model: Path, work: Path) -> str:
     """Apply the recipe and evaluate the teacher, the assistant and the result; one line of JSON."""
     out, data = work / trial.name, work / f"{trial.source}-{trial.split}"
-    places = {"CHECKPOINT": str(model), "OUT": str(out)} | {path.name: str(path) for path in HERE.glob("*.yaml")}
+    places = {"CHECKPOINT": str(model), "OUT": str(out)} | {
+        f"studies/{path.name}": str(path) for path in HERE.glob("*.yaml")
+    }
     for line in trial.commands:
         real = [places[word] if word in places else word.replace("WORK", str(work)) for word in line]
         command([*real, *(reuse(trial, work) if "OUT" in line else ())])

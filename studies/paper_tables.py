@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paper_results import Results, Run, accuracy, data_of_study, f1
 
-from compresskit.sweep.results import Cell, at_cost, cells
+from compresskit.sweep.results import Cell, at_cost, cells, machines
 
 TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "qnli": "QNLI-dev-split"}
 METRICS = {"sst2": ("accuracy",), "mrpc": ("f1", "accuracy"), "qnli": ("accuracy",)}
@@ -235,9 +235,7 @@ def milliseconds(cell: Cell, label: str) -> list[str]:
 
 def timed(runs: Sequence[Run]) -> str:
     """Machine, threads and precision of the milliseconds."""
-    times = [time for run in runs for time in run.line["evaluation"]["milliseconds"]]
-    machines = sorted({(time["processor"], time["threads"], time["dtype"]) for time in times})
-    told = [f"{name}, {count} {'thread' if count == 1 else 'threads'}, {dtype}" for name, count, dtype in machines]
+    told = machines([run.line["evaluation"] for run in runs])
     return f"Measured on {'; '.join(told)}." if told else "Milliseconds are measured once all runs are done."
 
 

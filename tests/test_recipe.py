@@ -199,7 +199,10 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
         (
             "- {prune: heads, by: entropy, keep: 1}\n",
             3,
-            "steps[0] prune: no way to prune by 'entropy' (known: magnitude, taylor)",
+            (
+                "steps[0] prune: no way to prune by 'entropy' (known: magnitude, taylor); "
+                "if a plugin has it, install that plugin"
+            ),
         ),
         (
             "- {prune: layers, by: magnitude, keep: [1]}\n",
@@ -315,7 +318,10 @@ FACTORIZE = "    - {factorize: word-embeddings, by: svd, rank: 4}\n"
         (
             "- {distill: a/folder, by: logits, epochs: 1}\n",
             3,
-            "steps[0] distill: no way to distill by 'logits' (known: hidden-states, labels, predictions)",
+            (
+                "steps[0] distill: no way to distill by 'logits' (known: hidden-states, labels, predictions); "
+                "if a plugin has it, install that plugin"
+            ),
         ),
         (
             "- {distill: a/folder, by: {}, epochs: 1}\n",

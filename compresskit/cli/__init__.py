@@ -189,7 +189,7 @@ def evaluate(
     ready = _load(model, run)
     if tried is not None and not settings(ready.model.policy, len(ready.labels), ready.model.depth):
         raise CheckpointError(f"{model} does not leave early by a threshold; leave --thresholds out")
-    corpus = load_corpus(data, replace(options, seed=seed), ready.labels, need_train=False, before=ready.columns)
+    corpus = load_corpus(data, replace(options, eval_seed=seed), ready.labels, need_train=False, before=ready.columns)
     terminal.say(str(corpus))
     rows = encode(corpus.eval, ready.tokenizer, run.max_tokens, "token_type_ids" in ready.model.input_names)
     padded = collate(ready.tokenizer.pad_token_id, ready.tokenizer.pad_token_type_id)

@@ -36,7 +36,7 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
             kept = " Finished steps are kept, and the same command goes on after them."
-            click.echo(f"Stopped.{kept if ctx.invoked_subcommand == 'apply' else ''}", err=True)
+            click.echo(f"Stopped.{kept if ctx.invoked_subcommand in ('apply', 'sweep') else ''}", err=True)
             ctx.exit(130)
 
 

@@ -32,7 +32,7 @@ def sweep(
     """Carry out every run of a study and compare them. The same command again goes on where it was stopped."""
     from compresskit.sweep import results
     from compresskit.sweep.charts import write_charts
-    from compresskit.sweep.plans import check_data, plan_table, plans_of, plans_to_json
+    from compresskit.sweep.plans import check, plan_table, plans_to_json
     from compresskit.sweep.runner import Sweep, read_results
     from compresskit.sweep.study import read_study
 
@@ -48,15 +48,14 @@ def sweep(
     if out is None:
         raise click.UsageError("give --out DIR, where the runs go, or --plan-only")
     asked = asked.on(("--device", device, "--precision", precision))
-    plans = plans_of(asked)
-    check_data(asked)
+    plans = check(asked)
     todo = Sweep(asked, plans, out, jobs, _words(launcher))
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
     found = results.cells(lines, out, asked.against, read_results(out))
     shown = results.tables(found, asked.against)
     if found:
-        terminal.say(f"charts and tables: {write_charts(found, shown, asked.name, out)[-1]}")
+        terminal.say(f"charts and tables: {write_charts(found, shown, asked.name, out, asked.about)[-1]}")
     if as_json:
         click.echo(json.dumps(lines, indent=2))
     for table in () if as_json else shown:

@@ -51,8 +51,8 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def write_charts(found: Sequence[Cell], tables: Sequence[Table], title: str, out: Path) -> list[Path]:
-    """A PNG for each checkpoint and data set, and the page with all charts and tables.
+def write_charts(found: Sequence[Cell], tables: Sequence[Table], title: str, out: Path, about: str = "") -> list[Path]:
+    """A PNG for each checkpoint and data set, and the page with what it is about, all charts and tables.
 
     Returns:
         The files.
@@ -60,7 +60,7 @@ def write_charts(found: Sequence[Cell], tables: Sequence[Table], title: str, out
     Raises:
         CheckpointError: they could not be written.
     """
-    parts, files = [], []
+    parts, files = [f"<p>{html.escape(about)}</p>"] if about else [], []
     with saving(out):
         for (data, checkpoint), group in groupby(found, key=lambda cell: (cell.data, cell.checkpoint)):
             cells = list(group)

@@ -22,6 +22,26 @@ def plans_of(study: Study) -> dict[str, Plan]:
     return {run.folder: make_plan(run.recipe, originals[run.checkpoint]) for run in study.runs}
 
 
+def check(study: Study) -> dict[str, Plan]:
+    """The plans of all runs, once checkpoints and data are known to be right.
+
+    Raises:
+        CompresskitError: every mistake in either.
+    """
+    plans, wrong = {}, []
+    try:
+        plans = plans_of(study)
+    except CompresskitError as error:
+        wrong.append(str(error))
+    try:
+        check_data(study)
+    except CompresskitError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise CompresskitError("\n".join(wrong))
+    return plans
+
+
 def check_data(study: Study) -> None:
     """Read the rows of every data set that a run needs, so that what is wrong with one is known before any run.
 

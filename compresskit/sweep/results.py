@@ -68,6 +68,7 @@ class Cell:
         sweep: of each seed, the points (GFLOPs, value) of leaving early at every setting.
         per_exit: the metric by 1-based layer, the mean over seeds.
         rows: that were evaluated on, 0 where it is not known.
+        machines: that milliseconds were measured on.
     """
 
     data: str
@@ -85,6 +86,7 @@ class Cell:
     sweep: tuple[tuple[tuple[float, float], ...], ...] = ()
     per_exit: Mapping[int, float] = field(default_factory=dict)
     rows: int = 0
+    machines: tuple[str, ...] = ()
     difference: Difference | None = None
 
     @property
@@ -190,8 +192,16 @@ def _cell(lines: Sequence[Mapping[str, Any]], difference: Difference | None) -> 
         ),
         per_exit=_per_exit(evaluations),
         rows=evaluations[0]["rows"],
+        machines=machines(evaluations),
         difference=difference,
     )
+
+
+def machines(evaluations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Processor, threads and precision of everything that was timed."""
+    times = [time for evaluation in evaluations for time in evaluation["milliseconds"]]
+    found = sorted({(time["processor"], time["threads"], time["dtype"]) for time in times})
+    return tuple(f"{name}, {count} {'thread' if count == 1 else 'threads'}, {dtype}" for name, count, dtype in found)
 
 
 def _gflops(side: Side, point: Mapping[str, Any]) -> float:
@@ -322,6 +332,8 @@ def _costs(title: str, found: Sequence[Cell]) -> Table:
         times = (cell.quickest(batch) for batch in (1, 32))
         rows.append((cell.run, *sizes, *("" if time is None else f"{time:.2f}" for time in times)))
     note = f"How many times fewer than the original's (128 tokens, {COUNTED}); ms per example, early where they leave."
+    measured = sorted({machine for cell in found for machine in cell.machines})
+    note += f" Measured on {'; '.join(measured)}." if measured else ""
     return Table(title, columns, tuple(rows), note)
 
 

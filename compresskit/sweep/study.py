@@ -21,7 +21,18 @@ from compresskit.wording import complaint, did_you_mean, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
 VERSION = 1
-TOP = ("study", "name", "about", "original", "checkpoints", "data", "seeds", "runs", "against")
+TOP = {
+    "study": "the number of the format, 1",
+    "name": "of the study; the file's where nothing is said",
+    "about": "one or two sentences",
+    "checkpoints": "folders or Hub ids by the names that the results call them",
+    "data": "data sets by name: a path or Hub id, or a mapping as below",
+    "seeds": "where a data set has none of its own; `[42]` where nothing is said",
+    "runs": "recipes: a path, the name of a shipped one, or a mapping as below",
+    "against": "name of the run that the others are compared with",
+    "original": "name of the checkpoint that `--plan-only` compares all with; each run's own where nothing is said",
+}
+"""Keys of a study and what they mean."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -206,7 +217,13 @@ class _Reader:
         for key, node in self.top.items():
             if key not in TOP:
                 self.mistakes.add(node.where, f"unknown key '{key}'{did_you_mean(key, TOP)}")
-        if self._plain("study") != VERSION:
+        asked = self._plain("study")
+        if isinstance(asked, int) and asked > VERSION:
+            self.mistakes.add(
+                self._where("study"),
+                f"study format {asked} is newer than this compresskit reads ({VERSION}); update it",
+            )
+        elif asked != VERSION:
             self.mistakes.add(self._where("study"), f"the line 'study: {VERSION}' is missing; it says what this is")
         checkpoints = self._checkpoints()
         data = self._data() if data_needed or "data" in self.top else {}

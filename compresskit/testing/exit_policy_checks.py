@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from compresskit.catalogue import try_build
+from compresskit.evaluate import options_at, settings
 from compresskit.interfaces import ExitPolicy, ExitTrail
 from compresskit.testing.requirements import like, other_luck, require, same
 
@@ -15,7 +17,13 @@ EXAMPLES = 16
 
 def checks() -> Iterator[tuple[str, Callable[[ExitPolicy], None]]]:
     """Every check with its name."""
-    for check in (answers_every_example, looks_at_each_example_alone, answers_the_same_again, changes_nothing):
+    for check in (
+        answers_every_example,
+        looks_at_each_example_alone,
+        answers_the_same_again,
+        changes_nothing,
+        sweeps_from_the_earliest_leaving,
+    ):
         yield check.__name__, check
 
 
@@ -59,6 +67,26 @@ def changes_nothing(policy: ExitPolicy) -> None:
         policy.leave(trail)
         unchanged = all(same(now, then) for now, then in zip(trail.logits, before, strict=True))
         require(unchanged, type(policy), "changes the logits that it is given; work on a copy")
+
+
+def sweeps_from_the_earliest_leaving(policy: ExitPolicy) -> None:
+    """The settings of its dial that `evaluate` tries are ones that it takes, and each lets no more leave than the last.
+
+    Those of a policy without `settings` of its own are thresholds of entropies, from 0.6 down to 0.
+    """
+    for trail in _trails():
+        tried = settings(policy, trail.logits[-1].shape[-1], trail.depth)
+        made = [try_build(type(policy), options_at(policy, setting))[0] for setting in tried]
+        refused = [setting for setting, variant in zip(tried, made, strict=True) if variant is None]
+        named = f"{policy.dial} {', '.join(f'{setting:g}' for setting in refused)}"
+        require(not refused, type(policy), f"takes no {named}, which evaluate tries; give it a `settings` method")
+        left = [int(variant.leave(trail).sum()) for variant in made if isinstance(variant, ExitPolicy)]
+        listed = ", ".join(f"{setting:g}" for setting in tried)
+        require(
+            left == sorted(left, reverse=True),
+            type(policy),
+            f"lets more leave at later settings of {listed}; give it a `settings` method, the earliest leaving first",
+        )
 
 
 def _trails() -> Iterator[ExitTrail]:

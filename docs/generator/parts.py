@@ -124,9 +124,11 @@ def words(schema: Mapping[str, Any]) -> str:
     kind = str(schema.get("type"))
     if kind in ("integer", "number"):
         return _number(schema)
-    if kind == "string" and "pattern" in schema:
-        return "a fraction such as `1/6`"
-    return WORDS.get(kind, "anything")
+    items = schema.get("items", {})
+    listed = "list of texts" if items.get("type") == "string" else "list of numbers from 0"
+    if items.get("type") == "string" or items.get("minimum") == 0:
+        return listed
+    return "a fraction such as `1/6`" if kind == "string" and "pattern" in schema else WORDS.get(kind, "anything")
 
 
 WORDS = {

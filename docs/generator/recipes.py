@@ -101,9 +101,10 @@ def strategies() -> str:
     result = [STRATEGIES]
     for kind, base in KINDS.items():
         result.append(f"## {base.__name__}: `{VERB_OF[kind]}`\n\n{doc(base).text}")
-        for entry in BUILT_IN.entries():
-            if entry.kind == kind:
-                result += _strategy(entry)
+        mine = [entry for entry in BUILT_IN.entries() if entry.kind == kind]
+        result += [block for entry in mine for block in _strategy(entry)]
+        if not mine:
+            result.append("None is built in. Plugins bring some: `compresskit strategies` lists what is installed.")
     return page("Strategies", *result)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, cast, final
 
@@ -31,6 +31,10 @@ class Margin(ExitPolicy):
     name: ClassVar[str] = "margin"
 
     threshold: Annotated[float, Field(ge=0, le=1)]
+
+    def settings(self, classes: int, depth: int) -> Sequence[float]:
+        """Thresholds for `evaluate` to try, from everybody at the first exit to nobody before the last."""
+        return () if classes == 1 else (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 
     def leave(self, trail: ExitTrail) -> BoolTensor:
         """(alive,) True where the margin at this exit is strictly above the threshold."""

@@ -111,7 +111,7 @@ def test_panels_of_exits():
 
 
 def test_the_page_and_the_pictures(tmp_path):
-    found = write_charts(CELLS, tables(CELLS, None), "A & B", tmp_path)
+    found = write_charts(CELLS, tables(CELLS, None), "A & B", tmp_path, "Which is <better>?")
     assert [path.name for path in found] == ["mrpc-mini.png", "report.html"]
     picture = found[0].read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -120,6 +120,7 @@ def test_the_page_and_the_pictures(tmp_path):
     assert "<title>A &amp; B</title>" in page
     assert page.count("<svg ") == 1 and page.count("<table>") == 3
     assert 'aria-label="mrpc, mini: accuracy against cost. plain 0.850 at 5.00 GFLOPs; early &lt;b&gt; 0.700' in page
+    assert "<p>Which is &lt;better&gt;?</p>" in page
     assert "<b>" not in page
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
     assert set(re.findall(r"https?://[^\"]+", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}

@@ -180,3 +180,12 @@ def test_tables_tell_scores_and_costs(tmp_path):
     told = "A dot: whatever it does, other runs do no worse in score and FLOPs, and better in one."
     assert scores.note.endswith(f"on 4 rows. {told}")
     assert costs.rows[0] == ("good", "4.00", "2.00", "", "", "")
+    assert "Measured" not in costs.note
+
+
+def test_times_are_told_with_their_machine(tmp_path):
+    time = {"label": "full depth", "batch": 1, "median": 3.0, "processor": "Some CPU", "threads": 2, "dtype": "float32"}
+    lines = [line("a", 1, 0.9, milliseconds=[time, time | {"batch": 32, "median": 1.5}])]
+    _, costs = tables(cells(lines, tmp_path, None), None)
+    assert costs.rows == (("a", "4.00", "2.00", "", "3.00", "1.50"),)
+    assert costs.note.endswith("early where they leave. Measured on Some CPU, 2 threads, float32.")

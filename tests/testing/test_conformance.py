@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import pytest
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from compresskit import Distiller, ExitPolicy, Factorizer, Pruner, Strategy
 from compresskit.errors import CompresskitError, PluginError
@@ -93,7 +93,7 @@ def test_parametrize_names_the_checks():
     found = parametrize(Patience(), Patience(patience=3))
     assert found["argnames"] == "check"
     assert found["ids"][0] == "Patience(patience=2)-is_a_frozen_dataclass"
-    assert found["ids"][-1] == "Patience(patience=3)-changes_nothing"
+    assert found["ids"][-1] == "Patience(patience=3)-sweeps_from_the_earliest_leaving"
     assert len(set(found["ids"])) == len(found["argvalues"])
 
 
@@ -229,6 +229,41 @@ FACTORIZERS = [
     ),
 ]
 
+
+@dataclass(frozen=True)
+class Likely(ExitPolicy):
+    """Leaves above a probability, so that a higher threshold lets fewer leave."""
+
+    name: ClassVar[str] = "likely"
+
+    threshold: float = 0.5
+
+    def leave(self, trail):
+        return trail.logits[-1].float().softmax(-1).amax(-1) > self.threshold
+
+
+@dataclass(frozen=True)
+class Narrow(ExitPolicy):
+    """Takes no threshold below 0.2."""
+
+    name: ClassVar[str] = "narrow"
+
+    threshold: Annotated[float, Field(ge=0.2)] = 0.5
+
+    def leave(self, trail):
+        return nobody(trail.logits[-1])
+
+
+@dataclass(frozen=True)
+class Backwards(Likely):
+    """Says its settings in the wrong order."""
+
+    name: ClassVar[str] = "backwards"
+
+    def settings(self, classes, depth):
+        return (0.9, 0.1)
+
+
 FORGETFUL = "answers otherwise the second time; the trail is all it may look at"
 EXIT_POLICIES = [
     (
@@ -261,6 +296,24 @@ EXIT_POLICIES = [
         leave_by(lambda logits: logits.mul_(2)[:, 0] > 1),
         "changes_nothing",
         "changes the logits that it is given; work on a copy",
+    ),
+    (
+        Likely(),
+        "sweeps_from_the_earliest_leaving",
+        (
+            "lets more leave at later settings of 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0; "
+            "give it a `settings` method, the earliest leaving first"
+        ),
+    ),
+    (
+        Narrow(),
+        "sweeps_from_the_earliest_leaving",
+        "takes no threshold 0.1, 0.05, 0, which evaluate tries; give it a `settings` method",
+    ),
+    (
+        Backwards(),
+        "sweeps_from_the_earliest_leaving",
+        "lets more leave at later settings of 0.9, 0.1; give it a `settings` method, the earliest leaving first",
     ),
 ]
 
