@@ -112,6 +112,7 @@ class Side:
         blocks: where parameters and work are.
         bytes_on_disk: of the weights, or None where there is none yet.
         scores, milliseconds, leaving: as far as they were measured.
+        always: the label that it gives every row it was scored on, or None where it gives several.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Side:
     scores: tuple[Score, ...] = ()
     milliseconds: tuple[Milliseconds, ...] = ()
     leaving: Leaving | None = None
+    always: str | None = None
 
     @staticmethod
     def sized(name: str, dims: Dims, shape: Shape, tokens: int = 128) -> Side:

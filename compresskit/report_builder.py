@@ -54,10 +54,11 @@ def compare(
         padded = collate(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
         if reference is not None:
             was = evaluate(other, rows, padded, corpus.task, run, thresholds=(), latency=False)
-            before = replace(before, scores=scores(was))
+            before = replace(before, scores=scores(was), always=always(was))
         if model.depth not in model.untrained:
             now = evaluate(model, rows, padded, corpus.task, run, thresholds=(), latency=False)
-            after = replace(after, scores=scores(now), leaving=_leaving(now, original.original, model))
+            after = replace(after, scores=scores(now), always=always(now))
+            after = replace(after, leaving=_leaving(now, original.original, model))
         times = time_rows(model, rows, padded, run, original=other) if run.timing else times
     return Report(
         replace(after, milliseconds=times.model),
@@ -119,6 +120,17 @@ def scores(evaluation: Evaluation) -> tuple[Score, ...]:
         Score(name, answered[name], {number: metrics[name] for number, metrics in exits.items()})
         for name in evaluation.shown
     )
+
+
+def always(evaluation: Evaluation) -> str | None:
+    """The label that every row was given, answered where it left."""
+    confusion = evaluation.own.confusion if evaluation.own else evaluation.confusion
+    given = [
+        label
+        for label, column in zip(evaluation.task.labels, zip(*confusion, strict=True), strict=False)
+        if any(column)
+    ]
+    return given[0] if len(given) == 1 else None
 
 
 def _leaving(evaluation: Evaluation, original: Original, model: CompressedForSequenceClassification) -> Leaving | None:

@@ -51,6 +51,8 @@ def summary(report: Report) -> Table:
     if model.leaving is not None:
         notes.append(f"Leaving early by {model.leaving.policy}: mean exit {model.leaving.mean_exit:.2f}.")
     notes += [f"Milliseconds per example, {text}." for text in _unique(t.measured for t in model.milliseconds)]
+    sides = (("The original", original), ("The compressed model", model)) if original else (("The model", model),)
+    notes += [f"{whose} answers '{side.always}' to every row." for whose, side in sides if side.always is not None]
     rows = (*_sizes(model, original), *_scores(model, original), *(_time(t, original) for t in model.milliseconds))
     if original is None:
         return Table(model.name, ("", "value"), tuple((what, after) for what, _, after, _ in rows), " ".join(notes))

@@ -23,6 +23,7 @@ from compresskit.sweep.results import cells
 
 TEMPLATE = Path(__file__).with_suffix(".txt")
 SECTIONS: Mapping[str, Callable[[Results], Iterator[str]]] = {
+    "<!-- state -->": tables.state,
     "<!-- data -->": tables.data_sets,
     "<!-- claims -->": claims.claims,
     "<!-- comparisons -->": claims.comparisons,

@@ -43,6 +43,15 @@ LAYERS = range(1, 7)
 TO_BE_RUN = "to be run"
 
 
+def state(results: Results) -> Iterator[str]:
+    """How much of the study is done."""
+    names = {"original", *ABLATIONS, *(name for size in SIZES for name in sized(METHODS, size))}
+    asked = sum(len(told["seeds"]) for told in data_of_study().values()) * len(names)
+    done = sum(len(found) for found in results.runs.values())
+    if done < asked:
+        yield f'**{done} of {asked} runs are done.** What has no result yet says "{TO_BE_RUN}".'
+
+
 def data_sets(results: Results) -> Iterator[str]:
     """What is learnt from and evaluated on."""
     rows = []

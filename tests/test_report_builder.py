@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from compresskit.checkpoint import load, read_original, save
@@ -17,6 +18,7 @@ from compresskit.report_builder import compare, report_on
 from compresskit.run import Run
 from compresskit.speed import EARLY, FULL
 from compresskit.surgery import perform
+from compresskit.tables import summary
 from compresskit.testing import save_tiny, tiny_compressed, tiny_text, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_clock")
@@ -54,6 +56,22 @@ def test_a_run_is_scored_timed_and_counted_on_both_sides(tmp_path):
     assert [(t.label, t.batch) for t in report.model.milliseconds] == [(FULL, 1), (EARLY, 1), (FULL, 32), (EARLY, 32)]
     assert [(step.name, step.seconds) for step in report.steps] == [("1 exit", 2.0)]
     assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_a_model_that_gives_every_row_one_label_is_told_of(tmp_path):
+    """Its accuracy is that of the commonest class, and looks like more."""
+    original = load(str(save_tiny(tmp_path / "original", layers=3)))
+    corpus = load_corpus(str(tiny_text(tmp_path / "data")), DataOptions(), original.labels)
+    read_out = original.model.network.classifier
+    torch.nn.init.zeros_(read_out.weight)
+    read_out.bias.data = torch.tensor([0.0, 9.0])
+    model = tiny_compressed(exits=(1, 2, 3), layers=3)
+    report = compare(original=original, reference=original, model=model, corpus=corpus, run=Run(timing=False))
+    assert report.original.always == original.labels[1]
+    assert report.model.always is None
+    note = summary(report).note
+    assert note.endswith(f"The original answers '{original.labels[1]}' to every row.")
+    assert summary(Report(report.original)).note.endswith(f"The model answers '{original.labels[1]}' to every row.")
 
 
 def test_bytes_foreseen_are_the_bytes_saved_but_for_the_header(tmp_path):

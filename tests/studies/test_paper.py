@@ -273,13 +273,14 @@ def test_a_page_without_a_run_says_so_in_every_place():
     assert chosen.search(text)
     assert not [cell for cell in cells if cell.startswith("0.") or "%" in cell.replace("(95 % interval)", "")]
     assert cells.count("to be run") > 150
+    assert '**0 of 115 runs are done.** What has no result yet says "to be run".' in text
     assert cells.count("not reproduced: needs the published weights") == 6
     assert "<!--" not in text
 
 
 def test_a_page_of_all_runs_leaves_nothing_to_be_run_but_times(whole):
     text = paper_page.page(whole)
-    assert "to be run" not in text.lower()
+    assert "to be run" not in text.lower() and "runs are done.**" not in text
     assert "seeds)" not in text and "so far" not in text
     assert text == paper_page.page(whole)
     assert "| original, fine-tuned | 2.00 | 1.33 | 0.500 ± 0.000 | 0.603 ± 0.001 | to be measured | to" in text
