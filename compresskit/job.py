@@ -26,8 +26,9 @@ from compresskit.data import Corpus, DataOptions, load_corpus
 from compresskit.errors import CheckpointError, CompresskitError, DataError, RecipeError
 from compresskit.interfaces import Strategy
 from compresskit.journal import digest
+from compresskit.mismatches import mismatches
 from compresskit.model import CompressedForSequenceClassification
-from compresskit.plan import Plan, Planned, make_plan, mismatches
+from compresskit.plan import Plan, Planned, make_plan
 from compresskit.recipe import Recipe, needs_data
 from compresskit.run import Run
 from compresskit.teachers import match_labels

@@ -11,11 +11,13 @@ from typing import TypeAlias
 
 from compresskit.anatomy import UnitTarget
 from compresskit.checkpoint import Original
-from compresskit.cost import CONVENTIONS, Dims, flops, matrix_sizes, narrowed, parameters, sizes_of
+from compresskit.cost import CONVENTIONS, flops, matrix_sizes, narrowed, parameters, sizes_of
 from compresskit.edits import CutLayers, FactorizeMatrix, Shape, ShareLayers
 from compresskit.errors import RecipeError
-from compresskit.interfaces import Distiller, Masker, Sizes
+from compresskit.interfaces import Masker
+from compresskit.mismatches import compared, mismatches
 from compresskit.recipe import Recipe
+from compresskit.schedules import by_ratios, spread, towards
 from compresskit.verbs import Amount, Distill, Exit, Factorize, Finetune, Prune, Repeat, Scored, Share, Training, Verb
 from compresskit.yaml_tree import Mistakes, Where
 
@@ -154,7 +156,7 @@ class _Planner:
             shape, _ = self.saved.get(teacher or "", (None, 0))
             for problem in mismatches(verb, dims, self.shape, dims, shape):
                 self._mistake(verb, problem)
-            for distiller, model in _compared(verb):
+            for distiller, model in compared(verb):
                 if distiller.same_hidden_size and self.saved.get(model, (None, 0))[1] < self.narrowings:
                     self._mistake(
                         verb,
@@ -249,15 +251,15 @@ class _Planner:
         self.shape = self.shape.after(ShareLayers(owners, share.start))
 
     def _factorize(self, factorize: Factorize, start: Shape, way: Fraction) -> None:
+        if factorize.roles:
+            self._factorize_layers(factorize, start, way)
+            return
         full, given = self.original.dims.embedding, self.original.shape
         if given.embedding is not None or (given.rank is not None and factorize.target == "embeddings"):
             self._mistake(
                 factorize,
                 f"{self.original.name} has factorized embeddings; leave this step out, or give --model its original",
             )
-            return
-        if factorize.roles:
-            self._factorize_layers(factorize, start, way)
             return
         goal = self._count(factorize, factorize.rank, full, "dimensions of the word embedding")
         if start.rank and goal > start.rank:
@@ -292,10 +294,8 @@ class _Planner:
             if not most:
                 continue  # there is no attention, or no FFN, in this layer
             wrong, what = len(self.wrong), f"{role} of layer {index + 1}"
-            goal, rank = (
-                self._count(factorize, factorize.rank, full, f"dimensions of {what}"),
-                before.rank(role) or full,
-            )
+            rank = before.rank(role) or full
+            goal = self._count(factorize, factorize.rank, full, f"dimensions of {what}")
             if goal > rank:
                 self._mistake(factorize, f"rank {goal} is more than the {rank} of {what} by now; rank at most {rank}")
             if len(self.wrong) > wrong:
@@ -377,64 +377,6 @@ class _Planner:
 
     def _mistake(self, verb: Verb, message: str) -> None:
         self.wrong.add(Where(verb.line), f"{verb.label}: {message}")
-
-
-def mismatches(verb: Verb, dims: Dims, student: Shape, theirs: Dims, teacher: Shape | None) -> Iterator[str]:
-    """Why a step's losses can't hold a student against its teacher, given their originals' sizes and their shapes."""
-    if teacher is None or not isinstance(verb, (Distill, Scored)):
-        return
-    whole, other = sizes_of(dims, student), sizes_of(theirs, teacher)
-    # A mask may leave layers out, and the losses have to bear every number of them.
-    layers = len(whole.heads)
-    depths = verb.mask.layers_run(layers) if isinstance(verb, Distill) and verb.mask else (layers,)
-    asked = (loss.distiller for losses in verb.losses for loss in getattr(verb, losses).values())
-    for distiller in asked:
-        sizes = [replace(whole, heads=whole.heads[:depth], neurons=whole.neurons[:depth]) for depth in depths]
-        problems = (_mismatch(distiller, ours, other) for ours in sizes if distiller.needs_teacher)
-        problem = next(filter(None, problems), None)
-        if problem is not None:
-            yield f"{distiller.name} can't learn from {verb.teacher}: {problem}"
-
-
-def _compared(verb: Verb) -> Iterator[tuple[Distiller, str]]:
-    """Each distiller of a step with the models that it holds the student against: its teacher, its banks."""
-    for losses in verb.losses:
-        for loss in getattr(verb, losses).values():
-            if loss.distiller.needs_teacher and isinstance(verb, (Distill, Scored)) and verb.teacher:
-                yield loss.distiller, verb.teacher
-            yield from ((loss.distiller, bank) for bank in loss.banks)
-
-
-def _mismatch(distiller: Distiller, student: Sizes, teacher: Sizes) -> str | None:
-    try:
-        distiller.check(student, teacher)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def towards(start: int, goal: int, way: Fraction) -> int:
-    """Whole units kept when `way` of the distance is done: int(start - (start - goal) t / T), as COST-EFF schedules."""
-    return int(start - (start - goal) * way)
-
-
-def by_ratios(start: int, goal: int, way: Fraction) -> int:
-    """The same where each round keeps the same part of what is left: start * (goal / start) ** (t / T)."""
-    if way == 1:
-        return goal
-    left = start * (goal / start) ** float(way)
-    # A whole number may come out a hair below itself.
-    whole = round(left)
-    return max(whole if abs(left - whole) < 1e-9 * start else int(left), goal)
-
-
-def spread(total: int, most: Sequence[int]) -> list[int]:
-    """Shares that add up to the total, as even as they can be with none above its most."""
-    shares, left = [0] * len(most), total
-    for place, index in enumerate(sorted(range(len(most)), key=lambda index: most[index])):
-        shares[index] = min(left // (len(most) - place), most[index])
-        left -= shares[index]
-    return shares
 
 
 def _joined(verbs: Sequence[Verb]) -> Iterator[Work | Repeat]:

@@ -18,6 +18,7 @@ from compresskit.edits import (
     CutNeurons,
     FactorizeMatrix,
     LayerShape,
+    ProjectEmbeddings,
     Shape,
     ShareLayers,
     edit_from_json,
@@ -400,6 +401,11 @@ def test_layers_that_shared_their_weights_when_they_came_are_not_factorized(plan
         f"line 3: steps[0] factorize: {original.name} has layers that share weights; factorize attention before "
         "sharing, or leave it out"
     )
+
+
+def test_layers_are_factorized_whatever_the_embeddings_are(plan_of, original):
+    projected = replace(original, shape=original.shape.after(ProjectEmbeddings(8)))
+    assert plan_of("{factorize: ffn, by: svd, rank: 8}", model=projected).shape.layers[0].rank("ffn-in") == 8
 
 
 def test_a_recipe_factorizes_trains_and_reports(tmp_path):

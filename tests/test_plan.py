@@ -22,8 +22,9 @@ from compresskit.edits import (
     ShareLayers,
 )
 from compresskit.errors import RecipeError
-from compresskit.plan import by_ratios, make_plan, spread, towards
+from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
+from compresskit.schedules import by_ratios, spread, towards
 from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.verbs import Distill, Exit, Factorize, Prune
 

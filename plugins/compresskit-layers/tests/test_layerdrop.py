@@ -16,7 +16,7 @@ from compresskit import Distiller, Sizes
 from compresskit.catalogue import load_catalogue
 from compresskit.cost import dims_of
 from compresskit.edits import LayerShape, Shape
-from compresskit.plan import mismatches
+from compresskit.mismatches import mismatches
 from compresskit.testing import apply_tiny, parametrize, tiny_model
 from compresskit.verbs import Distill, Loss
 
