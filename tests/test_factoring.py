@@ -37,7 +37,7 @@ from compresskit.recipe import read_recipe
 from compresskit.strategies.magnitude import Magnitude
 from compresskit.strategies.svd import Svd
 from compresskit.surgery import perform, reshape
-from compresskit.testing import apply_tiny, save_tiny, tiny_model
+from compresskit.testing import apply_tiny, save_tiny, tiny_batch, tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
 HIDDEN, NEURONS, LAYERS = 32, 64, 3
@@ -59,17 +59,9 @@ def every(rank):
     return [(layer, role, rank) for layer in range(LAYERS) for role in ROLES]
 
 
-def texts(model):
-    draw = torch.Generator().manual_seed(0)
-    mask = (torch.arange(9) < torch.randint(2, 10, (6, 1), generator=draw)).long()
-    ids = torch.randint(5, 60, mask.shape, generator=draw) * mask
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (torch.arange(9) > 4)}
-    return {name: batch[name] for name in model.input_names}
-
-
 def answer(model, **options):
     with torch.no_grad():
-        return model.eval().trace(texts(model), **options).last
+        return model.eval().trace(tiny_batch(model), **options).last
 
 
 def dims(model):
@@ -105,7 +97,7 @@ def test_factors_answer_as_their_product(family):
             find(whole.body[layer], whole.anatomy.path(role)).weight.copy_(nearest)
     torch.testing.assert_close(answer(model), answer(whole), rtol=0, atol=1e-4)
     assert (answer(whole) - answer(wrapped(family))).abs().max() > 0.01
-    heard = [made.trace(texts(made), hidden=True, attention=True) for made in (model, whole)]
+    heard = [made.trace(tiny_batch(made), hidden=True, attention=True) for made in (model, whole)]
     for mine, theirs in zip(heard[0].attention, heard[1].attention, strict=True):
         torch.testing.assert_close(mine.value, theirs.value, rtol=0, atol=1e-4)
 
@@ -246,7 +238,7 @@ def test_a_model_with_factors_is_saved_loaded_replayed_and_exported(family, tmp_
     plain = stock(model)
     assert not any(isinstance(part, FactorizedLinear) for part in plain.modules())
     with torch.no_grad():
-        torch.testing.assert_close(plain(**texts(model)).logits, answer(model), rtol=0, atol=1e-5)
+        torch.testing.assert_close(plain(**tiny_batch(model)).logits, answer(model), rtol=0, atol=1e-5)
 
 
 def test_a_shape_of_whole_matrices_reads_as_it_did_before_there_were_factors():

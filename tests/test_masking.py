@@ -36,7 +36,7 @@ from compresskit.model import wrap
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.surgery import perform
-from compresskit.testing import tiny_model
+from compresskit.testing import tiny_batch, tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
 RANK = 10
@@ -58,17 +58,9 @@ def wrapped(family="bert", matrices=True, **sizes):
     return model
 
 
-def texts(model, rows=6):
-    draw = torch.Generator().manual_seed(0)
-    mask = (torch.arange(9) < torch.randint(2, 10, (rows, 1), generator=draw)).long()
-    ids = torch.randint(5, 60, mask.shape, generator=draw) * mask
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (torch.arange(9) > 4)}
-    return {name: batch[name] for name in model.input_names}
-
-
 def answer(model, masks=None):
     with torch.no_grad():
-        return model.eval().trace(texts(model), masks=masks).last
+        return model.eval().trace(tiny_batch(model), masks=masks).last
 
 
 def some(*shape, seed, hard=False):
@@ -153,7 +145,7 @@ def test_the_norm_is_taken_over_what_is_left():
     seen = []
     hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
-        state = model.trace(texts(model), hidden=True, masks=Masks(hidden=kept)).hidden[1]
+        state = model.trace(tiny_batch(model), hidden=True, masks=Masks(hidden=kept)).hidden[1]
     hook.remove()
     left = kept.bool()
     ours = layer_norm(seen[0][..., left], (int(kept.sum()),), norm.weight[left], norm.bias[left], norm.eps)
@@ -167,7 +159,7 @@ def test_a_layer_that_is_passed_over_is_a_layer_that_is_cut(family):
     model = wrapped(family)
     masks = Masks(layers=(True, False, True))
     with torch.no_grad():
-        trace = model.trace(texts(model), hidden=True, attention=True, masks=masks)
+        trace = model.trace(tiny_batch(model), hidden=True, attention=True, masks=masks)
     edits = fold(model, masks)
     assert edits == (CutLayers((0, 2)),)
     assert torch.equal(answer(model), trace.last)
@@ -178,27 +170,27 @@ def test_the_exit_of_a_layer_that_is_passed_over_says_nothing_and_the_last_alway
     model = wrapped()
     perform(AddExits((1, 2, 3), ClsTanh(), False), model)
     with torch.no_grad():
-        trace = model.trace(texts(model), masks=Masks(layers=(True, False, False)))
+        trace = model.trace(tiny_batch(model), masks=Masks(layers=(True, False, False)))
     assert list(trace.logits) == [1, 3]
 
 
 def test_alive_are_the_layers_that_add_something():
     model = wrapped()
     with torch.no_grad():
-        assert model.trace(texts(model), masks=everything(model)).alive == (1, 2, 3)
+        assert model.trace(tiny_batch(model), masks=everything(model)).alive == (1, 2, 3)
         gone = Masks(attention=torch.tensor([1.0, 0.0, 0.0]), ffn=torch.tensor([0.0, 1.0, 0.0]))
-        assert model.trace(texts(model), masks=gone).alive == (1, 2)
+        assert model.trace(tiny_batch(model), masks=gone).alive == (1, 2)
         empty = Masks(attention=torch.tensor([0.0, 1.0, 1.0]), neurons=(torch.zeros(64), *[torch.ones(64)] * 2))
-        assert model.trace(texts(model), masks=empty).alive == (2, 3)
+        assert model.trace(tiny_batch(model), masks=empty).alive == (2, 3)
     fold(model, gone)
-    assert model.trace(texts(model)).alive == (1, 2)
+    assert model.trace(tiny_batch(model)).alive == (1, 2)
 
 
 def test_gradients_reach_the_factors():
     model = wrapped()
     factors = torch.full((4,), 0.5, requires_grad=True)
     masks = Masks(heads=(factors, torch.ones(4), torch.ones(4)))
-    model.trace(texts(model), masks=masks).last.sum().backward()
+    model.trace(tiny_batch(model), masks=masks).last.sum().backward()
     assert (factors.grad != 0).all()
 
 
@@ -236,7 +228,7 @@ def test_recorded_attention_has_a_place_for_layers_without_heads():
     model = wrapped()
     perform(CutHeads(1, ()), model)
     with torch.no_grad():
-        recorded = model.trace(texts(model), attention=True).attention
+        recorded = model.trace(tiny_batch(model), attention=True).attention
     assert [layer.query.shape[1] for layer in recorded] == [4, 0, 4]
     assert recorded[1].query.shape == (6, 0, 9, 8)
 
@@ -252,7 +244,7 @@ def test_the_stock_export_has_zeros_for_an_attention_and_an_ffn_that_are_gone():
     model = wrapped()
     fold(model, Masks(attention=torch.tensor([1.0, 0.0, 1.0]), ffn=torch.tensor([0.0, 1.0, 1.0])))
     with torch.no_grad():
-        said = stock(model)(**texts(model)).logits
+        said = stock(model)(**tiny_batch(model)).logits
     torch.testing.assert_close(said, answer(model), atol=1e-5, rtol=1e-4)
 
 
@@ -316,7 +308,7 @@ def test_layers_that_share_weights_keep_the_width_of_their_hidden_states():
 def test_narrow_hidden_states_and_projected_embeddings_and_shared_layers_are_saved_and_loaded(family, tmp_path):
     model = wrap(tiny_model(family, layers=3), load_catalogue().anatomy(family))
     with torch.no_grad():
-        asked = model.trace(texts(model), masks=Masks(hidden=some(32, seed=3))).last
+        asked = model.trace(tiny_batch(model), masks=Masks(hidden=some(32, seed=3))).last
     fold(model, Masks(hidden=some(32, seed=3)))
     torch.testing.assert_close(answer(model), asked, atol=1e-5, rtol=1e-4)
     perform(ProjectEmbeddings(6), model, Svd().factor(word_embedding(model), 6, None))

@@ -34,7 +34,7 @@ from compresskit.modules import FactorizedEmbedding
 from compresskit.strategies.svd import Svd
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform, reshape
-from compresskit.testing import tiny_model
+from compresskit.testing import tiny_batch, tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
 EXITS = AddExits((1, 2), ClsTanh(), False)
@@ -50,21 +50,13 @@ def wrapped(family="bert", **sizes):
     return wrap(tiny_model(family, **sizes), load_catalogue().anatomy(family))
 
 
-def texts(model, rows=6):
-    draw = torch.Generator().manual_seed(0)
-    mask = (torch.arange(9) < torch.randint(2, 10, (rows, 1), generator=draw)).long()
-    ids = torch.randint(5, 60, mask.shape, generator=draw) * mask
-    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (torch.arange(9) > 4)}
-    return {name: batch[name] for name in model.input_names}
-
-
 def factors(model, rank):
     return Svd().factor(word_embedding(model), rank, None)
 
 
 def answers(model):
     with torch.no_grad():
-        return torch.stack(list(model.trace(texts(model)).logits.values()))
+        return torch.stack(list(model.trace(tiny_batch(model)).logits.values()))
 
 
 def cost(model):
@@ -322,8 +314,8 @@ def test_exits_are_small_random_heads_without_bias():
 def test_cut_layers_leave_the_others_in_order():
     model, whole = wrapped(layers=4), wrapped(layers=4)
     perform(CutLayers((0, 2, 3)), model)
-    state = whole.embed(texts(whole))
-    mask = texts(whole)["attention_mask"]
+    state = whole.embed(tiny_batch(whole))
+    mask = tiny_batch(whole)["attention_mask"]
     with torch.no_grad():
         for index in (0, 2, 3):
             state = layers(whole.anatomy, whole.network)[index](state, whole.attention(state, mask))
@@ -397,7 +389,7 @@ def test_the_gradient_of_a_shared_layer_is_the_sum_of_its_layers_gradients():
     perform(ShareLayers((0, 0, 0), "mean"), shared)
     apart.load_state_dict(shared.state_dict())
     for model in (shared, apart):
-        model.trace(texts(model)).last.square().sum().backward()
+        model.trace(tiny_batch(model)).last.square().sum().backward()
     one, three = (layers(model.anatomy, model.network) for model in (shared, apart))
     for path, weight in one[0].named_parameters():
         gradients = torch.stack([layer.get_parameter(path).grad for layer in three])
@@ -417,7 +409,7 @@ def test_each_layer_that_shares_is_heard_by_itself():
     shared, apart = wrapped(layers=3), wrapped(layers=3)
     perform(ShareLayers((0, 0, 0), "mean"), shared)
     apart.load_state_dict(shared.state_dict())
-    ours, theirs = (model.trace(texts(model), attention=True).attention for model in (shared, apart))
+    ours, theirs = (model.trace(tiny_batch(model), attention=True).attention for model in (shared, apart))
     assert all(torch.equal(one.query, other.query) for one, other in zip(ours, theirs, strict=True))
     assert not torch.equal(ours[0].query, ours[1].query)
 

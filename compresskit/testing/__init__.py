@@ -14,7 +14,7 @@ large one.
 from __future__ import annotations
 
 from compresskit.testing.conformance import check_strategy, parametrize, strategy_checks
-from compresskit.testing.models import save_tiny, tiny_compressed, tiny_model, tiny_tokenizer
+from compresskit.testing.models import save_tiny, tiny_batch, tiny_compressed, tiny_model, tiny_tokenizer
 from compresskit.testing.recipes import apply_tiny
 from compresskit.testing.text import WORDS, tiny_text
 
@@ -25,6 +25,7 @@ __all__ = [
     "parametrize",
     "save_tiny",
     "strategy_checks",
+    "tiny_batch",
     "tiny_compressed",
     "tiny_model",
     "tiny_text",

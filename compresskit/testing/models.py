@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from compresskit.catalogue import load_catalogue
@@ -224,3 +224,12 @@ def _spread(model: nn.Module) -> None:
                 weight.normal_(std=weight.shape[-1] ** -0.5)
             else:
                 weight.normal_(mean=1.0 if name.endswith(".weight") else 0.0, std=0.1)
+
+
+def tiny_batch(model: CompressedForSequenceClassification, rows: int = 6) -> dict[str, Tensor]:
+    """What a tiny model reads of a batch: up to 9 random tokens a row, padded on the right, always the same."""
+    draw = torch.Generator().manual_seed(0)
+    mask = (torch.arange(9) < torch.randint(2, 10, (rows, 1), generator=draw)).long()
+    ids = torch.randint(5, 60, mask.shape, generator=draw) * mask
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * (torch.arange(9) > 4)}
+    return {name: batch[name] for name in model.input_names}
