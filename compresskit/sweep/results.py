@@ -299,7 +299,7 @@ def tables(found: Sequence[Cell], against: str | None) -> list[Table]:
         mine = list(group)
         title = f"{data}, {checkpoint}"
         made += [_scores(title, mine, against), _costs(f"{title}: costs", mine)]
-        made += [_equal(f"{title}: leaving early at equal FLOPs", mine)] if any(cell.curve for cell in mine) else []
+        made += _equal(f"{title}: leaving early at equal FLOPs", mine)
     return made
 
 
@@ -337,8 +337,8 @@ def _costs(title: str, found: Sequence[Cell]) -> Table:
     return Table(title, columns, tuple(rows), note)
 
 
-def _equal(title: str, found: Sequence[Cell]) -> Table:
-    """Methods that leave early by rules of their own meet where they cost the same."""
+def _equal(title: str, found: Sequence[Cell]) -> list[Table]:
+    """Methods that leave early by rules of their own meet where they cost the same, if they do anywhere."""
     leaving = [cell for cell in found if cell.curve]
     wanted = [r for r in REDUCTIONS if any(at_cost(cell.curve, cell.whole / r) is not None for cell in leaving)]
     rows = []
@@ -347,7 +347,8 @@ def _equal(title: str, found: Sequence[Cell]) -> Table:
         rows.append((cell.run, *("" if value is None else f"{value:.3f}" for value in values)))
     told = f"{found[0].metric} by FLOPs reduction ({COUNTED})"
     note = f"{told}, on straight lines between settings; empty outside of them."
-    return Table(title, ("run", *(f"{reduction:g}" for reduction in wanted)), tuple(rows), note)
+    table = Table(title, ("run", *(f"{reduction:g}" for reduction in wanted)), tuple(rows), note)
+    return [table] if wanted else []
 
 
 def _plus_minus(values: Sequence[float]) -> str:

@@ -158,6 +158,14 @@ def test_ways_to_leave_early_are_compared_at_equal_flops(tmp_path):
     assert table.rows == (("a", "0.800", "0.736", "0.693", "0.640"),)
 
 
+def test_curves_that_pass_no_reduction_make_no_table(tmp_path):
+    """Between 9.065 and 9.8 of the original's 10 GFLOPs lies no reduction that is looked at."""
+    curve = [setting(0.8, (0, 0, 0, 10)), setting(0.8, (1, 0, 0, 9))]
+    of_cells = cells([line("a", 1, 0.8, gflops=9.8, exits=(1, 2, 3, 4), sweep=curve)], tmp_path, None)
+    assert [cost for cost, _ in of_cells[0].curve] == pytest.approx([9.065, 9.8])
+    assert [table.title for table in tables(of_cells, None)] == ["d, c", "d, c: costs"]
+
+
 def test_points_of_fewer_seeds_than_the_means_are_told_so(tmp_path):
     mine = [line("a", seed, 0.8, answers=[1, 1, 0, 1], out=tmp_path) for seed in (1, 2)]
     theirs = line("b", 1, 0.9, answers=[1, 1, 1, 1], out=tmp_path)
