@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "<!-- ablations -->": tables.ablations,
     "<!-- simple -->": tables.simple,
     "<!-- commands -->": tables.commands,
+    "<!-- spent -->": tables.spent,
 }
 
 

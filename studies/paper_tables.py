@@ -192,6 +192,26 @@ def on_simple(runs: Sequence[Run], data: str) -> list[str]:
     return [*costs, *last, *scores([run.early for run in runs])]
 
 
+def spent(results: Results) -> Iterator[str]:
+    """Hours of training, and how they spread over the data sets."""
+    each = {data: hours(found) for data in TITLES if (found := results.runs.get(data))}
+    if each:
+        parts = ", ".join(f"{time:.1f} of {TITLES[data]}" for data, time in each.items())
+        yield f"The steps of the runs above come to {sum(each.values()):.1f} hours of one thread, those that runs share"
+        yield f"counted once: {parts}."
+
+
+def hours(runs: Sequence[Run]) -> float:
+    """Of all steps of these runs. A step is shared where it and all before it took the same tenths of a second."""
+    steps = {}
+    for run in runs:
+        before: tuple[object, ...] = (run.line["seed"],)
+        for step in run.line["seconds"].items():
+            before = (*before, step)
+            steps[before] = step[1]
+    return sum(steps.values()) / 3600
+
+
 def commands(results: Results) -> Iterator[str]:
     """What was done, a block for each data set."""
     names = ["original", *(name for size in SIZES for name in sized(METHODS, size)), *ABLATIONS[1:]]

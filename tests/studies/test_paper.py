@@ -116,6 +116,22 @@ def test_classes_and_layers_are_a_character_each():
     assert digits([0, 1, 12]) == "01c"
 
 
+def test_steps_that_runs_share_are_counted_once():
+    """Teacher 10 s; b goes on from a's cut; c's cut only took as long as theirs, after another teacher; 2 is anew."""
+    seconds = {
+        ("a", 1): {"01 finetune": 10.0, "02 prune": 5.0, "03 distill": 60.0},
+        ("b", 1): {"01 finetune": 10.0, "02 prune": 5.0, "03 distill": 20.0},
+        ("c", 1): {"01 finetune": 11.0, "02 prune": 5.0},
+        ("a", 2): {"01 finetune": 10.0},
+    }
+    runs = [run_of(line(*named, {6: "1011"}) | {"seconds": told}, ROWS) for named, told in seconds.items()]
+    assert paper_tables.hours(runs) * 3600 == pytest.approx(10 + 5 + 60 + 20 + 11 + 5 + 10)
+    told = " ".join(paper_tables.spent(Results({"mrpc": runs, "qnli": []})))
+    assert told == (
+        "The steps of the runs above come to 0.0 hours of one thread, those that runs share counted once: 0.0 of MRPC."
+    )
+
+
 def test_of_each_row_seeds_that_both_runs_have_are_averaged():
     """Seed 1: a is right on all rows and b on the first two. Seed 2: alike. Seed 3 is of b alone."""
     runs = [run("a", 1, {6: "1011"}), run("a", 2, {6: "1011"})]
