@@ -263,9 +263,12 @@ def milliseconds(cell: Cell, label: str) -> list[str]:
 
 
 def timed(runs: Sequence[Run]) -> str:
-    """Machine, threads and precision of the milliseconds."""
-    told = machines([run.line["evaluation"] for run in runs])
-    return f"Measured on {'; '.join(told)}." if told else "Milliseconds are measured once all runs are done."
+    """Machine, threads and precision of the milliseconds, and of how many runs they are where not of all."""
+    evaluations = [run.line["evaluation"] for run in runs if run.line["evaluation"]["milliseconds"]]
+    if not evaluations:
+        return "Milliseconds are measured once all runs are done."
+    among = f" in {len(evaluations)} of the {len(runs)} runs" if len(evaluations) < len(runs) else ""
+    return f"Measured on {'; '.join(machines(evaluations))}{among}."
 
 
 def n_of(results: Results, data: str) -> str:

@@ -307,6 +307,13 @@ def test_a_page_of_all_runs_leaves_nothing_to_be_run_but_times(whole):
     assert "Milliseconds are measured once all runs are done." in text
 
 
+def test_a_table_tells_how_many_runs_its_milliseconds_are_of():
+    time = {"label": "full depth", "batch": 1, "median": 2.0, "processor": "A", "threads": 1, "dtype": "float32"}
+    runs = [run("a", 1, {6: "1011"}), run("a", 2, {6: "1011"}, milliseconds=[time])]
+    assert paper_tables.timed(runs[1:]) == "Measured on A, 1 thread, float32."
+    assert paper_tables.timed(runs) == "Measured on A, 1 thread, float32 in 1 of the 2 runs."
+
+
 def test_every_column_of_a_table_is_in_every_row(whole):
     for results in (Results(), whole):
         rows = [row for row in paper_page.page(results).splitlines() if row.startswith("|")]
