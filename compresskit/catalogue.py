@@ -10,7 +10,6 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -22,6 +21,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from compresskit import __version__, hooks
 from compresskit.anatomy import Anatomy
 from compresskit.errors import ArchitectureError, PluginError, RecipeError
+from compresskit.installed import VARIABLE, Origin, entry_points, origin_of, plugins_named
 from compresskit.interfaces import KINDS, Strategy, kind_of
 from compresskit.wording import complaint, did_you_mean, nearest, option
 
@@ -36,8 +36,6 @@ BUILTINS = (
     "compresskit.strategies.labels",
     "compresskit.strategies.tanh_heads",
 )
-ENTRY_POINTS = "compresskit"
-VARIABLE = "COMPRESSKIT_PLUGINS"
 HOOKS = ("compresskit_strategies", "compresskit_architectures")
 VERBS = {
     "pruner": "prune",
@@ -48,17 +46,6 @@ VERBS = {
     "masker": "mask",
 }
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The distribution that something comes from."""
-
-    distribution: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution} {self.version}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +139,7 @@ def load_catalogue(plugins: Sequence[str] | None = None) -> Catalogue:
     """
     if plugins is not None:
         return _load(tuple(plugins))
-    named = os.environ.get(VARIABLE)
-    return _load_once(None if named is None else tuple(name.strip() for name in named.split(",") if name.strip()))
+    return _load_once(plugins_named())
 
 
 def build(strategy: type[Strategy], options: Mapping[str, object]) -> Strategy:
@@ -209,27 +195,12 @@ def _load(plugins: tuple[str, ...] | None) -> Catalogue:
     for module in BUILTINS:
         _register(manager, importlib.import_module(module), module)
         origins[module] = own
-    for point in _entry_points(plugins):
-        assert point.dist is not None
-        origin = Origin(point.dist.name, point.dist.version)
+    for point in entry_points(plugins):
+        origin = origin_of(point)
         where = f"plugin '{point.name}' ({origin})"
         _register(manager, _import(point, where), where)
         origins[where] = origin
     return Catalogue(_offers(manager, origins))
-
-
-def _entry_points(plugins: tuple[str, ...] | None) -> list[metadata.EntryPoint]:
-    installed = sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))
-    if plugins is None:
-        return installed
-    names = {point.name for point in installed}
-    for name in plugins:
-        if name not in names:
-            raise PluginError(
-                f"{VARIABLE} names the plugin '{name}', which is not installed "
-                f"(installed: {', '.join(sorted(names)) or 'none'}); install it or take it out"
-            )
-    return [point for point in installed if point.name in plugins]
 
 
 def _import(point: metadata.EntryPoint, where: str) -> object:

@@ -11,13 +11,13 @@ from compresskit import yaml_tree
 from compresskit.catalogue import Catalogue, load_catalogue, options_of
 from compresskit.errors import RecipeError
 from compresskit.interfaces import Strategy
+from compresskit.recipe_files import RecipeFile, recipe_text
 from compresskit.step_reader import StepReader
 from compresskit.verbs import Finetune, Loss, Prune, Repeat, Training, Verb, plain
 from compresskit.wording import did_you_mean, nearest, show
 from compresskit.yaml_tree import Mistakes, Node
 
 VERSION = 1
-SHIPPED = Path(__file__).parent / "recipes"
 SEEDS = 2**32 - 1
 """The largest seed that every library below takes."""
 
@@ -46,7 +46,7 @@ class Recipe:
 
 
 def read_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), catalogue: Catalogue | None = None) -> Recipe:
-    """Read a recipe file, or a shipped recipe by its name.
+    """Read a recipe file, or an installed recipe by its name.
 
     Args:
         overrides: `steps.3.epochs=1` and the like: dotted paths into the YAML, items numbered from 0, values in YAML.
@@ -68,33 +68,12 @@ def read_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), catalog
     return recipe
 
 
-def recipes_shipped() -> tuple[str, ...]:
-    """Names of the recipes that come with compresskit."""
-    return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-
-
-def recipe_text(path_or_name: str) -> str:
-    """The text of a recipe file (anything that exists or ends in .yaml or .yml) or of a shipped recipe.
-
-    Raises:
-        RecipeError: there is none, or it is no text.
-    """
-    path = Path(path_or_name)
-    known = recipes_shipped()
-    if path_or_name in known and not path.is_file():
-        path = SHIPPED / f"{path_or_name}.yaml"
-    if path.is_dir():
-        raise RecipeError(f"{path} is a folder; name the recipe file in it")
-    if not path.exists():
-        what = f"recipe file {path}" if path.suffix in (".yaml", ".yml") else f"recipe '{path_or_name}'"
-        hint = did_you_mean(path_or_name, known)
-        raise RecipeError(f"there is no {what}{hint}; give a file or one of the shipped recipes: {', '.join(known)}")
+def about(file: RecipeFile) -> str:
+    """What an installed recipe says of itself, or that it can't be carried out here."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise RecipeError(f"{path} can't be read ({error.strerror}); check its permissions") from error
+        return " ".join(read_recipe(file.path).about.split())
+    except RecipeError:
+        return f"Can't be carried out here; `compresskit check {file.name}` says why."
 
 
 def needs_data(recipe: Recipe) -> bool:

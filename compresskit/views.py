@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compresskit.evaluate import Evaluation, Point
     from compresskit.plan import Plan
     from compresskit.predict import Prediction
-    from compresskit.recipe import Recipe
+    from compresskit.recipe_files import RecipeFile
 
 
 UNUSUAL = ("round", "ranks in layers")
@@ -110,9 +110,12 @@ def manual_page(entry: Entry) -> str:
     return f"{entry.kind} {entry.name} (from {entry.origin})\n\n{page}"
 
 
-def recipe_table(recipes: Iterable[Recipe]) -> Table:
-    """Names, and what each recipe says of itself."""
-    return Table("Recipes", ("name", "about"), tuple((recipe.name, recipe.about.strip()) for recipe in recipes))
+def recipe_tables(recipes: Iterable[tuple[RecipeFile, str]]) -> list[Table]:
+    """Names and what each recipe says of itself, one table per distribution."""
+    by_origin: dict[str, list[tuple[str, ...]]] = {}
+    for recipe, about in recipes:
+        by_origin.setdefault(str(recipe.origin), []).append((recipe.name, about))
+    return [Table(f"Recipes of {origin}", ("name", "about"), tuple(rows)) for origin, rows in by_origin.items()]
 
 
 def _places(plan: Plan) -> str:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from compresskit.errors import RecipeError
-from compresskit.recipe import needs_data, read_recipe, recipe_text, recipes_shipped
+from compresskit.recipe import needs_data, read_recipe
 from compresskit.strategies.tanh_heads import ClsTanh
 from compresskit.verbs import Distill, Exit, Factorize, Finetune, Prune, Repeat
 
@@ -648,24 +648,6 @@ def test_overrides(read):
 )  # fmt: skip
 def test_mistakes_in_overrides_name_the_override(refused, argument, text):
     assert refused(HEAD + PRUNE, argument) == f"half.yaml: 1 mistake\n  --set {argument}: {text}"
-
-
-def test_files_that_are_no_recipes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
-    shipped = ", ".join(recipes_shipped())
-    for name, message in {
-        "folder": "folder is a folder; name the recipe file in it",
-        "none.yaml": "there is no recipe file none.yaml; give a file or one of the shipped recipes: " + shipped,
-        "cost-ef-8x": "there is no recipe 'cost-ef-8x' (did you mean 'cost-eff-8x'?); give a file or one "
-        "of the shipped "
-        "recipes: " + shipped,
-        "latin.yaml": "latin.yaml is not UTF-8 text (byte 9); save it as UTF-8",
-    }.items():
-        with pytest.raises(RecipeError) as caught:
-            recipe_text(name)
-        assert str(caught.value) == message
 
 
 def test_needs_data(read):

@@ -10,7 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from compresskit.catalogue import load_catalogue
-from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
+from compresskit.recipe import read_recipe
+from compresskit.recipe_files import recipe_text, recipes_shipped
 from compresskit.schema import json_schema
 from compresskit.verbs import VERBS
 

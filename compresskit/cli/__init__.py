@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def cli() -> None:
     """Make BERT-like encoders small and fast by recipe: prune, factorize, distil and leave early.
 
-    RECIPE is a path or the name of a shipped recipe (see `compresskit recipes`). A model is a folder or a Hub id.
+    RECIPE is a path or a name that `compresskit recipes` lists. A model is a folder or a Hub id.
     Options also go by their Hugging Face names: --model_name_or_path, --output_dir, --max_seq_length and so on.
     """
 
@@ -276,15 +276,22 @@ def strategies(*, name: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name", required=False, shell_complete=complete_recipe)
-def recipes(*, name: str | None) -> None:
-    """List the shipped recipes, or print one to start from."""
-    from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
-    from compresskit.views import recipe_table
+@json_option
+def recipes(*, name: str | None, as_json: bool) -> None:
+    """List the recipes that come with compresskit and with plugins, or print one to start from."""
+    from compresskit.recipe import about
+    from compresskit.recipe_files import recipe_text, recipes_installed
+    from compresskit.views import recipe_tables
 
-    if name is None:
-        _print_tables(terminal_for(), [recipe_table([read_recipe(shipped) for shipped in recipes_shipped()])])
+    if name is not None:
+        text = recipe_text(name)
+        _print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
+        return
+    told = [(recipe, about(recipe)) for recipe in recipes_installed()]
+    if as_json:
+        _print_json([{"name": recipe.name, "about": words} | asdict(recipe.origin) for recipe, words in told])
     else:
-        click.echo(recipe_text(name), nl=False)
+        _print_tables(terminal_for(), recipe_tables(told))
 
 
 @cli.command()

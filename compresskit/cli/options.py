@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +78,15 @@ def _swap(name: str, old: str, new: str) -> str:
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names of shipped recipes; files where none begins so, because bash can't be offered both."""
+    """Names of installed recipes; files where none begins so, because bash can't be offered both."""
     from click.shell_completion import CompletionItem
 
-    shipped = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-    names = [CompletionItem(name) for name in shipped if name.startswith(incomplete)]
+    from compresskit.recipe_files import recipes_installed
+
+    known: set[str] = set()
+    with suppress(CompresskitError):  # whoever presses the key reads no error
+        known = {recipe.name for recipe in recipes_installed()}
+    names = [CompletionItem(name) for name in sorted(known) if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import Template
-from textwrap import indent
 
 from compresskit.errors import CompresskitError
 from compresskit.writing import saving
@@ -37,8 +36,6 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
         raise CompresskitError(f"{folder} is there already and not empty; give another folder with --out")
     module = f"compresskit_{name.replace('-', '_')}"
     words = {"name": name, "module": module, "strategy": "".join(part.capitalize() for part in name.split("-"))}
-    recipe = Template((TEMPLATES / kind / "recipe.yaml.template").read_text(encoding="utf-8")).substitute(words)
-    words["recipe"] = indent(recipe.rstrip(), " " * 4)
     written = {}
     for template in (*sorted((TEMPLATES / "common").iterdir()), *sorted((TEMPLATES / kind).iterdir())):
         target = PLACES[template.name.removesuffix(".template")].format(**words)
@@ -54,8 +51,8 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
 PLACES = {
     "pyproject.toml": "pyproject.toml",
     "README.md": "README.md",
-    "strategy.py": "{module}.py",
-    "recipe.yaml": "recipes/{name}.yaml",
+    "strategy.py": "{module}/__init__.py",
+    "recipe.yaml": "{module}/recipes/{name}.yaml",
     "test.py": "tests/test_{module}.py",
 }
 """Where each template goes."""

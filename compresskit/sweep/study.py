@@ -28,7 +28,7 @@ TOP = {
     "checkpoints": "folders or Hub ids by the names that the results call them",
     "data": "data sets by name: a path or Hub id, or a mapping as below",
     "seeds": "where a data set has none of its own; `[42]` where nothing is said",
-    "runs": "recipes: a path, the name of a shipped one, or a mapping as below",
+    "runs": "recipes: a path, the name of an installed one, or a mapping as below",
     "against": "name of the run that the others are compared with",
     "original": "name of the checkpoint that `--plan-only` compares all with; each run's own where nothing is said",
 }
@@ -70,7 +70,7 @@ class RunPart(Part):
     """One recipe with its settings."""
 
     recipe: str
-    """A path, which may begin where the study's file is, or the name of a shipped recipe."""
+    """A path, which may begin where the study's file is, or the name of an installed recipe."""
     name: str | None = None
     """What the results call it; the recipe's name where nothing is said."""
     settings: list[str] = Field(default=[], alias="set")

@@ -14,7 +14,7 @@ def apply_tiny(recipe: str | Path, folder: Path, *overrides: str, model_type: st
     """Apply a recipe to a tiny untrained model and a tiny text, on the processor, in seconds.
 
     Args:
-        recipe: a path or the name of a shipped recipe.
+        recipe: a path or the name of an installed recipe.
         folder: gets `model`, `data` and `out`, the result.
         overrides: as after `--set`, to shorten the training: `steps.0.finetune.epochs=0.5`.
         model_type, sizes: as for `tiny_model`.

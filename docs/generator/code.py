@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import compresskit
-from compresskit import catalogue, interfaces, model, testing
 from compresskit import errors as errors_module
 from compresskit import hooks as hooks_module
+from compresskit import installed, interfaces, model, testing
 from compresskit.anatomy import Anatomy, Slice
 from compresskit.catalogue import HOOKS
 from compresskit.testing import text
@@ -62,7 +62,7 @@ _RULES = f"""\
 ## What is refused
 
 Two strategies of one kind and name, with both origins in the message; a hook that does not exist; a strategy that is no
-frozen dataclass, has no name, or whose options can't be read from a recipe. The variable `{catalogue.VARIABLE}` names
+frozen dataclass, has no name, or whose options can't be read from a recipe. The variable `{installed.VARIABLE}` names
 the plugins to load, with commas between; empty, it loads none."""
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from compresskit.catalogue import VERBS as VERB_OF
 from compresskit.catalogue import Entry, load_catalogue, options_of
 from compresskit.interfaces import KINDS, Distiller, Strategy
-from compresskit.recipe import read_recipe, recipes_shipped
+from compresskit.recipe import read_recipe
+from compresskit.recipe_files import recipes_shipped
 from compresskit.schema import json_schema
 from compresskit.verbs import VERBS, Distill, Finetune, Training
 from generator.parts import default, doc, page, table, words

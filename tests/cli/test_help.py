@@ -95,19 +95,29 @@ def test_completion_prints_the_script_of_a_shell(command, shell):
 )
 def test_recipe_names_are_completed_or_else_files(begun, offered):
     # Bash forgets the names where files are offered after them.
+    assert completed(begun).stdout.splitlines() == offered
+
+
+def test_completion_says_nothing_of_what_is_wrong(monkeypatch):
+    monkeypatch.setenv("COMPRESSKIT_PLUGINS", "nonsense")
+    shown = completed("shape")
+    assert (shown.stdout, shown.stderr) == ("file,shape\n", "")
+
+
+def completed(begun):
+    """What pressing the key after `compresskit apply` and these letters shows."""
     asked = {
         "_COMPRESSKIT_COMPLETE": "bash_complete",
         "COMP_WORDS": f"compresskit apply {begun}",
         "COMP_CWORD": "2",
     }
-    shown = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", "import compresskit.cli; compresskit.cli.main()"],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | asked,
     )
-    assert shown.stdout.splitlines() == offered
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from compresskit.catalogue import load_catalogue
-from compresskit.recipe import recipe_text, recipes_shipped
+from compresskit.recipe_files import recipe_text, recipes_shipped
 
 HALF = """\
 recipe: 1
@@ -72,8 +72,14 @@ def test_plan_takes_the_classes_of_a_head_to_come(command, half, original):
 
 def test_recipes_are_listed_and_printed(command):
     listed = command("recipes").stdout
+    assert listed.startswith("Recipes of compresskit ")
     assert all(name in listed for name in recipes_shipped())
     assert command("recipes", "cost-eff-8x").stdout == recipe_text("cost-eff-8x")
+    rows = json.loads(command("recipes", "--json").stdout)
+    assert [row["name"] for row in rows] == list(recipes_shipped())
+    assert all(row["about"] and row["distribution"] == "compresskit" and row["version"] for row in rows)
+    told = json.loads(command("recipes", "shape-8x", "--json").stdout)
+    assert told == {"name": "shape-8x", "text": recipe_text("shape-8x")}
 
 
 def test_strategies_are_listed_with_their_origin(command):

@@ -17,7 +17,8 @@ import compresskit
 from compresskit import testing
 from compresskit.catalogue import HOOKS, load_catalogue
 from compresskit.cli import cli
-from compresskit.recipe import read_recipe, recipe_text, recipes_shipped
+from compresskit.recipe import read_recipe
+from compresskit.recipe_files import recipe_text, recipes_shipped
 from compresskit.testing import apply_tiny
 from compresskit.verbs import VERBS
 

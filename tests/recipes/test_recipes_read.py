@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import pytest
 
-from compresskit.recipe import needs_data, read_recipe, recipe_text, recipes_shipped
+from compresskit.recipe import needs_data, read_recipe
+from compresskit.recipe_files import recipe_text, recipes_shipped
 from compresskit.verbs import Finetune, Prune, Repeat, Training
 
 

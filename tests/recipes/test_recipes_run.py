@@ -16,7 +16,8 @@ from compresskit.apply import REPORT
 from compresskit.checkpoint import load, read_original
 from compresskit.cost import parameters
 from compresskit.plan import make_plan
-from compresskit.recipe import read_recipe, recipes_shipped
+from compresskit.recipe import read_recipe
+from compresskit.recipe_files import recipes_shipped
 from compresskit.report import Report
 from compresskit.speed import Times
 from compresskit.testing import apply_tiny

@@ -24,7 +24,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model, tiny_text
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_dynabert" / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
 QUICK = (
     "steps.0.finetune.epochs=0.2",

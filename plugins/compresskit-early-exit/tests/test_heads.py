@@ -16,7 +16,7 @@ from compresskit.cost import dims_of, flops, original_shape, parameters
 from compresskit.edits import AddExits
 from compresskit.testing import apply_tiny, parametrize, tiny_model
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_early_exit" / "recipes"
 
 
 @pytest.mark.parametrize(

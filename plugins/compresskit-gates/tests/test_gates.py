@@ -24,7 +24,7 @@ from compresskit.testing import apply_tiny, parametrize, tiny_model
 from compresskit.testing.conformance import strategy_checks
 from compresskit.views import plan_tables
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_gates" / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
 TINY = Sizes(heads=(4,) * 3, neurons=(64,) * 3, head_size=8, hidden=32)
 # Which layers are matched depends on the whole batch, so its loss is no mean over examples.

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from compresskit.testing import apply_tiny, tiny_tokenizer
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "albert.yaml"
+RECIPE = Path(__file__).parent.parent / "compresskit_layers" / "recipes" / "albert.yaml"
 QUICK = ("steps.0.finetune.epochs=1", "steps.3.epochs=1")
 LAYERS, HIDDEN, NEURONS = 4, 48, 64
 

@@ -21,7 +21,7 @@ from compresskit.recipe import read_recipe
 from compresskit.run import Run
 from compresskit.testing import apply_tiny, parametrize
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "cap.yaml"
+RECIPE = Path(__file__).parent.parent / "compresskit_layers" / "recipes" / "cap.yaml"
 
 
 @pytest.mark.parametrize(**parametrize(InfoNCE(), SupCon(), InfoNCE(0.5, 100), SupCon(2.0, 100)))

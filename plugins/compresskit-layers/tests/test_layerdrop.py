@@ -20,7 +20,7 @@ from compresskit.mismatches import mismatches
 from compresskit.testing import apply_tiny, parametrize, tiny_model
 from compresskit.verbs import Distill, Loss
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_layers" / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
 
 

@@ -18,7 +18,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.testing import apply_tiny, parametrize
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_scores" / "recipes"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.testing import apply_tiny, parametrize, save_tiny, strategy_checks
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "compresskit_students" / "recipes"
 ALL = (
     AttentionScores(),
     AttentionTransfer(),
