@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import read_original
 from compresskit.evaluate import Evaluation, Point
+from compresskit.installed import Origin
 from compresskit.labels import Task
 from compresskit.plan import make_plan
 from compresskit.predict import Prediction
 from compresskit.recipe import read_recipe
+from compresskit.recipe_files import RecipeFile, recipes_installed
 from compresskit.report import Milliseconds
 from compresskit.testing import save_tiny
 from compresskit.views import (
@@ -19,7 +23,7 @@ from compresskit.views import (
     manual_page,
     plan_tables,
     prediction_table,
-    recipe_table,
+    recipe_tables,
 )
 
 METRICS = {"accuracy": 0.75, "f1": 0.8, "matthews": 0.5}
@@ -128,10 +132,17 @@ def test_every_row_has_its_cells(tmp_path):
         *plan_tables(make_plan(recipe, read_original(str(folder)))),
         *evaluation_tables(evaluation()),
         *catalogue_tables(load_catalogue().entries()),
-        recipe_table([recipe]),
+        *recipe_tables([(file, "What it does.") for file in recipes_installed()]),
     ]
     for table in tables:
         assert {len(row) for row in table.rows} == {len(table.columns)}, table.title
+
+
+def test_recipes_stand_below_the_distribution_that_they_come_from():
+    files = [RecipeFile(name, Path(name), Origin(from_, "1")) for name, from_ in ("ab", "bb", "ca")]
+    first, second = recipe_tables((file, f"About {file.name}.") for file in files)
+    assert (first.title, first.rows) == ("Recipes of b 1", (("a", "About a."), ("b", "About b.")))
+    assert (second.title, second.columns, second.rows) == ("Recipes of a 1", ("name", "about"), (("c", "About c."),))
 
 
 @pytest.mark.parametrize("kind", ["architecture", "pruner"])
