@@ -75,7 +75,7 @@ def _named(name: str) -> Path:
     if not found:
         what = f"recipe file {name}" if name.endswith((".yaml", ".yml")) else f"recipe '{name}'"
         names = list(dict.fromkeys(recipe.name for recipe in known))
-        told = f"give a file or one of the installed recipes: {', '.join(names)}"
+        told = f"give a file, install the plugin that brings it, or take one of: {', '.join(names)}"
         raise RecipeError(f"there is no {what}{did_you_mean(name, names)}; {told}")
     return found[0].path
 

@@ -119,9 +119,10 @@ def test_files_that_are_no_recipes(tmp_path, monkeypatch):
     known = ", ".join(recipes_shipped())
     for name, message in {
         "folder": "folder is a folder; name the recipe file in it",
-        "none.yaml": f"there is no recipe file none.yaml; give a file or one of the installed recipes: {known}",
-        "cost-ef-8x": "there is no recipe 'cost-ef-8x' (did you mean 'cost-eff-8x'?); give a file or one of the "
-        f"installed recipes: {known}",
+        "none.yaml": "there is no recipe file none.yaml; give a file, install the plugin that brings it, "
+        f"or take one of: {known}",
+        "cost-ef-8x": "there is no recipe 'cost-ef-8x' (did you mean 'cost-eff-8x'?); give a file, install the plugin "
+        f"that brings it, or take one of: {known}",
         "latin.yaml": "latin.yaml is not UTF-8 text (byte 9); save it as UTF-8",
     }.items():
         with pytest.raises(RecipeError) as caught:

@@ -56,7 +56,8 @@ def test_their_recipes_are_right_and_their_code_is_tidy(installed):
     folders, python = installed
     for kind, folder in folders.items():
         checked = python("compresskit", "check", f"my-{kind}")
-        assert checked.stdout.startswith(f"my-{kind}: no mistakes in "), checked.stderr
+        assert checked.returncode == 0, checked.stderr
+        assert checked.stdout.startswith(f"my-{kind}: no mistakes in ")
         tidied = python("ruff", "check", "--isolated", "--line-length=120", ".", cwd=folder)
         assert tidied.returncode == 0, tidied.stdout
 

@@ -283,15 +283,16 @@ def recipes(*, name: str | None, as_json: bool) -> None:
     from compresskit.recipe_files import recipe_text, recipes_installed
     from compresskit.views import recipe_tables
 
-    if name is not None:
-        text = recipe_text(name)
-        _print_json({"name": name, "text": text}) if as_json else click.echo(text, nl=False)
-        return
-    told = [(recipe, about(recipe)) for recipe in recipes_installed()]
-    if as_json:
-        _print_json([{"name": recipe.name, "about": words} | asdict(recipe.origin) for recipe, words in told])
+    if name is None:
+        told = [(recipe, about(recipe)) for recipe in recipes_installed()]
+        if as_json:
+            _print_json([{"name": recipe.name, "about": words} | asdict(recipe.origin) for recipe, words in told])
+        else:
+            _print_tables(terminal_for(), recipe_tables(told))
+    elif as_json:
+        _print_json({"name": name, "text": recipe_text(name)})
     else:
-        _print_tables(terminal_for(), recipe_tables(told))
+        click.echo(recipe_text(name), nl=False)
 
 
 @cli.command()
