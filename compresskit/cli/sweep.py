@@ -47,8 +47,7 @@ def sweep(
         return
     if out is None:
         raise click.UsageError("give --out DIR, where the runs go, or --plan-only")
-    asked = asked.on(("--device", device, "--precision", precision))
-    plans = check(asked)
+    asked, plans = check(asked.on(("--device", device, "--precision", precision)))
     todo = Sweep(asked, plans, out, jobs, _words(launcher))
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)

@@ -1,8 +1,13 @@
-"""What the runs of a study would make, from the configs alone."""
+"""What the runs of a study would make, from the configs alone, and what they work on."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub.utils.sha import sha_fileobj
 
 from compresskit.checkpoint import Original, read_original
 from compresskit.data import load_corpus
@@ -22,41 +27,57 @@ def plans_of(study: Study) -> dict[str, Plan]:
     return {run.folder: make_plan(run.recipe, originals[run.checkpoint]) for run in study.runs}
 
 
-def check(study: Study) -> dict[str, Plan]:
-    """The plans of all runs, once checkpoints and data are known to be right.
+def check(study: Study) -> tuple[Study, dict[str, Plan]]:
+    """The study, its runs told apart by what their checkpoints and data hold too, and the plan of every run.
 
     Raises:
         CompresskitError: every mistake in either.
     """
-    plans, wrong = {}, []
+    rows: dict[str, str] = {}
+    wrong = []
     try:
-        plans = plans_of(study)
+        plans_of(study)
     except CompresskitError as error:
         wrong.append(str(error))
     try:
-        check_data(study)
+        rows = _read_rows(study)
     except CompresskitError as error:
         wrong.append(str(error))
     if wrong:
         raise CompresskitError("\n".join(wrong))
-    return plans
+    files = {name: _files_digest(Path(where)) for name, where in study.checkpoints.items()}
+    runs = tuple(replace(run, contents=rows[run.data] + files[run.checkpoint]) for run in study.runs)
+    read = replace(study, runs=runs)
+    return read, plans_of(read)
 
 
-def check_data(study: Study) -> None:
-    """Read the rows of every data set that a run needs, so that what is wrong with one is known before any run.
+def _read_rows(study: Study) -> dict[str, str]:
+    """A digest of the rows of every data set that a run needs.
 
     Raises:
         CompresskitError: every mistake, with the name of its data set.
     """
-    wrong = []
+    found, wrong = {}, []
     for name in dict.fromkeys(run.data for run in study.runs):
         where, options = study.data[name]
         try:
-            load_corpus(where, options)
+            corpus = load_corpus(where, options)
         except CompresskitError as error:
             wrong.append(f"data.{name}: {error}")
+        else:
+            found[name] = corpus.fingerprint + corpus.eval_fingerprint
     if wrong:
         raise CompresskitError("\n".join(wrong))
+    return found
+
+
+def _files_digest(folder: Path) -> str:
+    """Of all files right in a folder; of a Hub id, which has none here, it is that of nothing."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        with path.open("rb") as file:
+            whole.update(path.name.encode() + sha_fileobj(file))
+    return whole.hexdigest()
 
 
 def _originals(study: Study) -> dict[str, Original]:

@@ -93,6 +93,7 @@ class StudyRun:
         command: what `compresskit` is told, but for the folders that come out.
         rows: the options that say how to read and cut the rows, for evaluating.
         machine: the options about this machine.
+        contents: digest of the rows and of the checkpoint's files, where they have been read.
     """
 
     checkpoint: str
@@ -103,6 +104,7 @@ class StudyRun:
     command: tuple[str, ...]
     rows: tuple[str, ...]
     machine: tuple[str, ...] = ()
+    contents: str = ""
 
     @property
     def group(self) -> tuple[str, str, int]:
@@ -112,7 +114,7 @@ class StudyRun:
     @property
     def fingerprint(self) -> str:
         """Of what is done; another one is another run."""
-        told = json.dumps([self.command, self.machine, self.recipe.to_yaml()])
+        told = json.dumps([self.command, self.machine, self.recipe.to_yaml(), self.contents])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     @property

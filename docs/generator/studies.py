@@ -14,7 +14,7 @@ LINES = (
     ("`data`, `checkpoint`, `run`, `seed`", "as the study calls them"),
     ("`state`", "`done` or `failed`"),
     ("`folder`", "the run's, below the sweep's; beside it are its log (`.log`) and its answers (`.answers.json`)"),
-    ("`fingerprint`", "of recipe, settings and options; the end of the folder's name"),
+    ("`fingerprint`", "of recipe, settings, options, rows and the checkpoint's files; the end of the folder's name"),
     ("`command`", "what `compresskit` was told, but for the folders"),
     ("`report`, `seconds`", "as `report.json` of the run, and the sum of its steps' seconds"),
     ("`evaluation`", "as `evaluate --json`; its milliseconds are measured when all runs are done"),

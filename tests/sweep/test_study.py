@@ -101,6 +101,35 @@ def test_every_run_has_a_folder_of_its_own_and_another_when_it_changes(read, roo
     ]  # fmt: skip
 
 
+def test_other_rows_or_other_weights_are_another_run(read, root):
+    text = "study: 1\ncheckpoints: {tiny: model}\ndata: {text: texts}\nruns: [heads.yaml]\n"
+    rows = root / "texts"
+    rows.mkdir()
+
+    def write(name, label):
+        (rows / name).write_text(f"text,label\ngood film,1\nbad film,0\nlong film,{label}\n")
+
+    def folder():
+        study, plans = check(read(text))
+        assert list(plans) == [run.folder for run in study.runs]
+        return study.runs[0].folder
+
+    write("train.csv", 1), write("dev.csv", 1)
+    first = folder()
+    assert folder() == first
+    write("train.csv", 0)
+    second = folder()
+    write("dev.csv", 0)
+    third = folder()
+    weights = root / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    fourth = folder()
+    weights.write_bytes(before)
+    assert len({first, second, third, fourth}) == 4
+    assert folder() == third
+
+
 def test_only_some_runs(read):
     study = read()
     assert [(run.data, run.name) for run in study.only(["shape"]).runs] == [("text", "shape")] * 2
