@@ -35,6 +35,9 @@ from compresskit.teachers import match_labels
 from compresskit.verbs import ORIGINAL, Distill, Finetune, Loss, Repeat, Scored, Training, Verb, optimizer_steps
 from compresskit.wording import did_you_mean
 
+VERSIONS = (__version__, torch.__version__, transformers_version)
+"""What every result may depend on."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -76,7 +79,7 @@ class Job:
             self.tokenizer.get_vocab(),
         )
         return {
-            "version": digest(__version__, torch.__version__, transformers_version),
+            "version": digest(*VERSIONS),
             "model": digest(*model),
             "training data": digest(self.corpus.fingerprint if self.corpus else None),
             "seed": digest(self.plan.recipe.seed),
@@ -113,14 +116,20 @@ class Job:
 
     def _describe(self, planned: Planned) -> dict[str, Any]:
         """What a step does and what with, under the names that its user has for it."""
-        verbs = planned.work if isinstance(planned.work, tuple) else (planned.work,)
-        teachers = [self.teachers.get(name) for name in (*_teachers(verbs), *_banks(verbs))]
-        origin = load_catalogue().origin
-        origins = [
-            (str(origin(type(strategy))), _source(type(strategy))) for verb in verbs for strategy in verb.strategies()
-        ]
-        work = [planned.iteration, [_plain(verb) for verb in verbs]]
-        return {"recipe": work, "strategies": origins, "teachers": teachers}
+        teachers = [self.teachers.get(name) for name in (*_teachers(planned.verbs), *_banks(planned.verbs))]
+        work = [planned.iteration, [_plain(verb) for verb in planned.verbs]]
+        return {"recipe": work, "strategies": sources(planned), "teachers": teachers}
+
+
+def sources(planned: Planned) -> list[tuple[str, str]]:
+    """The distribution of each strategy of a step, and a digest of what its author wrote."""
+    used = [type(strategy) for verb in planned.verbs for strategy in verb.strategies()]
+    return [(str(load_catalogue().origin(strategy)), _source(strategy)) for strategy in used]
+
+
+def outside_models(recipe: Recipe) -> list[str]:
+    """Folders or Hub ids of the teachers and banks that the recipe itself does not make."""
+    return [*_outsiders(recipe.steps, _teachers), *_outsiders(recipe.steps, _banks)]
 
 
 def prepare(recipe: Recipe, model: str, data: str | None, options: DataOptions, run: Run, processes: int = 1) -> Job:
@@ -241,7 +250,7 @@ def _check_teacher(name: str, student: Checkpoint, plan: Plan, run: Run) -> str:
     _check_input("teacher", teacher, student, run)
     theirs, shape = teacher.original, plan.original.shape
     for planned in plan.steps:
-        for verb in planned.work if isinstance(planned.work, tuple) else (planned.work,):
+        for verb in planned.verbs:
             if name in _teachers((verb,)):
                 for problem in mismatches(verb, plan.original.dims, shape, theirs.dims, theirs.shape):
                     raise CheckpointError(f"{verb.label}: {problem}")

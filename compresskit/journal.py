@@ -82,19 +82,40 @@ class Entry:
         return Entry(edits=edits, **rest)
 
 
-def at_work(out: Path) -> bool:
-    """Whether a run is at work in an output folder."""
-    if fcntl is None or not out.is_dir():
-        return False
-    lock = os.open(out, os.O_RDONLY)
+def hold(folder: Path) -> int | None:
+    """Keep others out of a folder until `let_go`; where the system has no such locks, hope for the best.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    if fcntl is None:
+        return None
+    lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
         os.close(lock)
+        raise
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def let_go(lock: int | None) -> None:
+    """Let others work in the folder that `hold` got."""
+    if lock is not None:
+        os.close(lock)
+
+
+def at_work(out: Path) -> bool:
+    """Whether a run is at work in an output folder."""
+    if not out.is_dir():
+        return False
+    try:
+        let_go(hold(out))
+    except BlockingIOError:
+        return True
     return False
 
 
@@ -121,18 +142,21 @@ class Journal:
         """Claim the folder for this run, and clear away what a kill left half-done.
 
         Args:
-            reuse: another output folder; its first steps are taken over where they are the same.
+            reuse: another output folder, or a folder of some; of the one that has most of them, the first steps are
+                taken over where they are the same.
 
         Raises:
             CompresskitError: the folder holds something else, another run is at work in it, or there is nothing to
                 reuse.
         """
-        if reuse is not None and not (reuse / RUN).is_file():
+        others = [] if reuse is None else [reuse, *(sorted(reuse.iterdir()) if reuse.is_dir() else ())]
+        others = [other for other in others if (other / RUN).is_file()]
+        if reuse is not None and not others:
             raise CompresskitError(f"--reuse {reuse} was not written by compresskit apply; give an output folder of it")
         self._claim()
         self._lock()
-        if reuse is not None:
-            self._adopt(reuse)
+        if others:
+            self._adopt(max(others, key=lambda other: len(_resumable(other, self.digests, self.names))))
         done = self.done()
         for entry in done[:-1]:
             self._drop_weights(entry.number)
@@ -143,9 +167,8 @@ class Journal:
 
     def close(self) -> None:
         """Let others work in the folder."""
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+        let_go(self.lock)
+        self.lock = None
 
     def is_finished(self, papers: Sequence[str]) -> bool:
         """Whether this very run has been here and has written its papers, which come last."""
@@ -202,19 +225,13 @@ class Journal:
             scratch.replace(self.out / RUN)
 
     def _lock(self) -> None:
-        """Keep other runs out until `close`; where the system has no such locks, hope for the best."""
-        if fcntl is None:
-            return
-        self.lock = os.open(self.out, os.O_RDONLY)
+        """Keep other runs out until `close`."""
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = hold(self.out)
         except BlockingIOError as error:
-            self.close()
             raise CompresskitError(
                 f"--out {self.out}: another run is at work in it; wait until it is done, or give another folder"
             ) from error
-        except OSError:
-            self.close()
 
     def _adopt(self, other: Path) -> None:
         """Link in the steps of another output folder that are the same as ours."""
@@ -229,9 +246,11 @@ class Journal:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """A hard link, or a copy where the file system has none; nothing where a run at work has just dropped the file."""
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        return
     except OSError:
         shutil.copy2(source, target)
 

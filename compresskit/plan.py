@@ -39,16 +39,19 @@ class Planned:
     iteration: int = 0
 
     @property
+    def verbs(self) -> Sequence[Verb]:
+        """One, or neighbouring prunes."""
+        return self.work if isinstance(self.work, tuple) else (self.work,)
+
+    @property
     def name(self) -> str:
         """`prune`, `distill` ... as in folder names."""
-        verb = self.work[0] if isinstance(self.work, tuple) else self.work
-        return type(verb).__name__.lower()
+        return type(self.verbs[0]).__name__.lower()
 
     @property
     def place(self) -> str:
         """Where it stands in the recipe, counted from 0: `4.3` for `steps.4.steps.3`, `1, 2` for two prunes."""
-        verbs = self.work if isinstance(self.work, tuple) else (self.work,)
-        return ", ".join(".".join(re.findall(r"\d+", verb.label.split()[0])) for verb in verbs)
+        return ", ".join(".".join(re.findall(r"\d+", verb.label.split()[0])) for verb in self.verbs)
 
 
 @dataclass(frozen=True)

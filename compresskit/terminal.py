@@ -6,6 +6,7 @@ Results go to stdout; progress, messages and errors go to stderr, so that result
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -29,18 +30,27 @@ LINE_EVERY = 30.0
 
 
 class Board:
-    """A table of work under way."""
+    """A table of work under way; the last but one cell of a row is its state, the last how far it is."""
 
     def __init__(self, columns: Sequence[str], show: Callable[[Sequence[tuple[str, ...]]], None]) -> None:
         self.columns = tuple(columns)
         self.show = show
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], height: int) -> Grid:
+    """Rows in a table of at most so many lines; where there are more, what is under way comes first and the rest is
+    counted.
+    """
+    fitting = max(height - len(("blank", "head", "rule", "count", "prompt")), 1)
+    shown, rest = list(rows), Counter[str]()
+    if len(rows) > fitting:
+        order = sorted(rows, key=lambda row: {"done": 2, "waiting": 1}.get(row[-2], 0))
+        shown, rest = order[:fitting], Counter(row[-2] for row in order[fitting:])
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    grid.caption = f"and {', '.join(f'{count} {state}' for state, count in rest.items())}" if rest else None
     for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
+        grid.add_column(column, overflow="ellipsis", no_wrap=True)
+    for row in shown:
         grid.add_row(*row)
     return grid
 
@@ -87,7 +97,7 @@ class Terminal:
     @contextmanager
     def _live_board(self, columns: Sequence[str]) -> Iterator[Board]:
         with Live(console=self._messages, refresh_per_second=4, transient=True) as live:
-            yield Board(columns, lambda rows: live.update(_grid(columns, rows)))
+            yield Board(columns, lambda rows: live.update(_grid(columns, rows, self._messages.height)))
 
     def _changed_rows(self) -> Callable[[Sequence[tuple[str, ...]]], None]:
         shown: set[tuple[str, ...]] = set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paper_results import Results, Run, accuracy, data_of_study, f1
 
-from compresskit.sweep.results import Cell, at_cost, cells, machines
+from compresskit.sweep.results import Cell, at_cost, cells, machines, plus_minus
 
 TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "qnli": "QNLI-dev-split"}
 METRICS = {"sst2": ("accuracy",), "mrpc": ("f1", "accuracy"), "qnli": ("accuracy",)}
@@ -80,7 +80,7 @@ def full_depth(runs: Sequence[Run], data: str) -> list[str]:
     """Reductions, scores and milliseconds of the seeds of one run."""
     cell = cell_of(runs)
     last = [run.line["evaluation"]["per_exit"][-1] for run in runs]
-    scores = [plus_minus([found[metric] for found in last], data) for metric in METRICS[data]]
+    scores = [plus_minus([found[metric] for found in last], asked(data)) for metric in METRICS[data]]
     return [f"{cell.parameters:.2f}", f"{cell.flops:.2f}", *scores, *milliseconds(cell, "full depth")]
 
 
@@ -124,7 +124,7 @@ def as_set(runs: Sequence[Run], data: str) -> list[str]:
     """Dial, FLOPs reduction, scores and milliseconds of leaving early as the recipe says."""
     own = [run.line["evaluation"]["operating_point"] for run in runs]
     setting, cell = f"{own[0]['policy']['by']}, {own[0]['threshold']:g}", cell_of(runs)
-    scores = [plus_minus([point[metric] for point in own], data) for metric in METRICS[data]]
+    scores = [plus_minus([point[metric] for point in own], asked(data)) for metric in METRICS[data]]
     return [setting, f"{cell.flops_early:.2f}", *scores, *milliseconds(cell, "leaving early")]
 
 
@@ -149,7 +149,9 @@ def per_exit(results: Results, data: str, names: Sequence[str]) -> Iterator[str]
         if runs:
             cell = cell_of(runs)
             shown = [f"{cell.per_exit[layer]:.3f}" if layer in cell.per_exit else "" for layer in LAYERS[:-1]]
-            rows.append([name, *shown, plus_minus(cell.values, data), f"{statistics.mean(cell.per_exit.values()):.3f}"])
+            rows.append(
+                [name, *shown, plus_minus(cell.values, asked(data)), f"{statistics.mean(cell.per_exit.values()):.3f}"]
+            )
         else:
             rows.append([name, TO_BE_RUN])
     yield from heading(results, data, METRICS[data][0])
@@ -182,7 +184,8 @@ def on_simple(runs: Sequence[Run], data: str) -> list[str]:
 
     def scores(answers: Sequence[Sequence[int]]) -> list[str]:
         return [
-            plus_minus([score(pick(said, part), pick(rows.labels, part)) for said in answers], data) for part in parts
+            plus_minus([score(pick(said, part), pick(rows.labels, part)) for said in answers], asked(data))
+            for part in parts
         ]
 
     last = scores([run.answers[max(run.answers)] for run in runs])
@@ -243,12 +246,9 @@ def cell_of(runs: Sequence[Run]) -> Cell:
     return found
 
 
-def plus_minus(values: Sequence[float], data: str) -> str:
-    """Mean and standard deviation; of fewer seeds than the study asks for, how many there are."""
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    asked = len(data_of_study()[data]["seeds"])
-    missing = f" ({len(values)} of {asked} seeds)" if len(values) < asked else ""
-    return f"{statistics.mean(values):.3f}{spread}{missing}"
+def asked(data: str) -> int:
+    """Seeds that the study asks for."""
+    return len(data_of_study()[data]["seeds"])
 
 
 def pick(values: Sequence[int], positions: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -292,6 +293,32 @@ def test_reuse_goes_on_where_a_kill_stopped_it(tmp_path, commit):
     (tmp_path / "two" / "steps" / ".02-exit.linking").mkdir()
     assert numbers(commit(tmp_path / "two", "abcd", upto=0, reuse=tmp_path / "one")) == [1, 2, 3, 4]
     assert steps(tmp_path / "two") == ["01-finetune", "02-exit", "03-prune", "04-distill"]
+
+
+def test_of_a_folder_of_runs_the_one_that_goes_furthest_is_reused(tmp_path, commit):
+    """Steps of others, and equally many of them, do not count."""
+    runs = tmp_path / "runs"
+    commit(runs / "a", "xbcd")
+    commit(runs / "b", "abcd", upto=3)
+    commit(runs / "c", "abxd")
+    (runs / "d.log").write_text("")
+    assert numbers(commit(tmp_path / "new", "abcd", upto=0, reuse=runs)) == [1, 2, 3]
+    assert numbers(commit(runs / "new", "abcd", upto=0, reuse=runs)) == [1, 2, 3]
+
+
+def test_weights_that_a_run_at_work_drops_meanwhile_are_not_missed(tmp_path, commit, monkeypatch):
+    """Where it goes on to steps that are no longer the same; what is left is taken over."""
+    commit(tmp_path / "one", "abcd", upto=2, kept=(True,) * 4)
+    link = os.link
+
+    def drop_and_link(source, target):
+        if Path(source).name == WEIGHTS and "02-exit" in str(source):
+            Path(source).unlink()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", drop_and_link)
+    kept = (True,) * 4
+    assert numbers(commit(tmp_path / "two", "abcd", upto=0, reuse=tmp_path / "one", kept=kept)) == [1]
 
 
 def test_there_must_be_something_to_reuse(tmp_path, commit):

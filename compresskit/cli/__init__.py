@@ -61,7 +61,7 @@ def cli() -> None:
 @model_option
 @option("--data", "--dataset_name", "--train_file", metavar="D", help="Labelled text: folder, file or Hub id.")
 @option("--out", "--output_dir", required=True, type=folder, metavar="OUT", help="A new folder.")
-@set_option
+@set_option("steps.3.epochs=1")
 @option("--seed", type=click.IntRange(0, SEEDS), metavar="N", help="In place of the recipe's.")
 @data_options
 @option("--max-train-rows", "--max_train_samples", type=count, metavar="N", help="Draw N training rows.")
@@ -74,7 +74,7 @@ def cli() -> None:
     metavar="GB",
     help="For teachers' hidden states, and for banks.",
 )
-@option("--reuse", type=folder, metavar="DIR", help="Take over equal steps from another output folder.")
+@option("--reuse", type=folder, metavar="DIR", help="Take over equal steps from another OUT, or a folder of some.")
 @timing_option
 @option("--report-to", multiple=True, metavar="TRACKER", help="Experiment trackers, as transformers names them.")
 @json_option
@@ -106,7 +106,7 @@ def apply(
 @cli.command()
 @recipe_argument
 @model_option
-@set_option
+@set_option("steps.3.epochs=1")
 @option("--num-labels", type=count, metavar="N", help="Classes of a head still to be trained.")
 @json_option
 def plan(*, recipe: str, model: str, overrides: Sequence[str], num_labels: int | None, as_json: bool) -> None:
@@ -125,7 +125,7 @@ def plan(*, recipe: str, model: str, overrides: Sequence[str], num_labels: int |
 
 @cli.command()
 @recipe_argument
-@set_option
+@set_option("steps.3.epochs=1")
 def check(*, recipe: str, overrides: Sequence[str]) -> None:
     """Find every mistake in a recipe, without a model."""
     from compresskit.recipe import read_recipe

@@ -93,7 +93,6 @@ def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str)
 count = click.IntRange(min=1)
 folder = click.Path(path_type=Path)
 recipe_argument = click.argument("recipe", shell_complete=complete_recipe)
-set_option = option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="As in steps.3.epochs=1.")
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 model_option = option("--model", "--model_name_or_path", required=True, metavar="M", help="Folder or Hub id.")
 columns_option = option("--text-columns", "--text_column_names", metavar="A[,B]", help="One or two columns of text.")
@@ -129,6 +128,11 @@ def _with(options: Sequence[Callable[[Command], Command]], command: Command) -> 
     return command
 
 
+def set_option(example: str) -> Callable[[Command], Command]:
+    """What stands in place of a file's own words."""
+    return option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help=f"As in {example}.")
+
+
 def data_options(command: Command) -> Command:
     """The options that say how to read the data, handed to the command as one `DataOptions`."""
 
@@ -149,6 +153,11 @@ def data_options(command: Command) -> Command:
 def run_options(command: Command) -> Command:
     """How long texts may be, and the options about this machine, as `machine_options`."""
     return _with(RUN_OPTIONS, _with_run(command))
+
+
+def machine_flags(command: Command) -> Command:
+    """The options about this machine, handed on as they are."""
+    return _with(MACHINE_OPTIONS, command)
 
 
 def machine_options(command: Command) -> Command:

@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
 DASHES = ("-", "--", "-.", ":")
 GREY = "#777777"
+BEST = "the best at each cost"
 PAGE = "report.html"
 WORK = "GFLOPs per text of 128 tokens, heads included"
 
@@ -65,7 +66,7 @@ def write_charts(found: Sequence[Cell], tables: Sequence[Table], title: str, out
         for (data, checkpoint), group in groupby(found, key=lambda cell: (cell.data, cell.checkpoint)):
             cells = list(group)
             figure = draw(cells)
-            files.append(out / f"{data}-{checkpoint}.png")
+            files.append(out / f"{data}@{checkpoint}.png")  # names may have hyphens, but no @
             figure.savefig(files[-1], dpi=150)
             drawn = io.StringIO()
             figure.savefig(drawn, format="svg", metadata={"Date": None})
@@ -146,8 +147,9 @@ def _panel(axes: Axes, cells: Sequence[Cell], look: dict[str, Style], what: Lite
 
 def _counted(cells: Sequence[Cell]) -> str:
     """Rows and seeds that scores are of."""
-    seeds = max(len(cell.values) for cell in cells)
-    return f"n = {cells[0].rows:,} rows, {seeds} seeds" if seeds > 1 else f"n = {cells[0].rows:,} rows, 1 seed"
+    least, most = (some(len(cell.values) for cell in cells) for some in (min, max))
+    seeds = "1 seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
+    return f"n = {cells[0].rows:,} rows, {seeds}"
 
 
 def _against(
@@ -168,7 +170,7 @@ def _against(
             axes.errorbar(*known[-1], yerr=spread, label=cell.run, capsize=3, markersize=7, **style)
     best = frontier([*known, *more])
     if len(best) > 1:
-        axes.step(*zip(*best, strict=True), where="post", color=GREY, linewidth=1, linestyle=":", zorder=0)
+        axes.step(*zip(*best, strict=True), where="post", label=BEST, color=GREY, linewidth=1, linestyle=":", zorder=0)
     axes.set_ylabel(cells[0].metric)
     axes.grid(color="#dddddd", linewidth=0.5)
     if not known:

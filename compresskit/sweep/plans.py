@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from huggingface_hub.utils.sha import sha_fileobj
 from compresskit.checkpoint import Original, read_original
 from compresskit.data import load_corpus
 from compresskit.errors import CompresskitError
+from compresskit.job import VERSIONS, outside_models, sources
+from compresskit.journal import digest
 from compresskit.plan import Plan, make_plan
-from compresskit.sweep.study import Study
+from compresskit.sweep.study import Study, StudyRun
 from compresskit.tables import Table
 
 
@@ -23,20 +27,21 @@ def plans_of(study: Study) -> dict[str, Plan]:
     Raises:
         CompresskitError: a checkpoint can't be read, or a recipe does not fit it.
     """
-    originals = _originals(study)
+    originals = _originals(study, {run.checkpoint for run in study.runs})
     return {run.folder: make_plan(run.recipe, originals[run.checkpoint]) for run in study.runs}
 
 
 def check(study: Study) -> tuple[Study, dict[str, Plan]]:
-    """The study, its runs told apart by what their checkpoints and data hold too, and the plan of every run.
+    """The study, its runs told apart by what they work on and with too, and the plan of every run.
 
     Raises:
-        CompresskitError: every mistake in either.
+        CompresskitError: every mistake in checkpoints and data.
     """
-    rows: dict[str, str] = {}
+    plans: dict[str, Plan] = {}
+    rows: dict[tuple[str, int], str] = {}
     wrong = []
     try:
-        plans_of(study)
+        plans = plans_of(study)
     except CompresskitError as error:
         wrong.append(str(error))
     try:
@@ -45,76 +50,95 @@ def check(study: Study) -> tuple[Study, dict[str, Plan]]:
         wrong.append(str(error))
     if wrong:
         raise CompresskitError("\n".join(wrong))
-    files = {name: _files_digest(Path(where)) for name, where in study.checkpoints.items()}
-    runs = tuple(replace(run, contents=rows[run.data] + files[run.checkpoint]) for run in study.runs)
-    read = replace(study, runs=runs)
-    return read, plans_of(read)
+    files = cache(_files_digest)
+
+    def contents(run: StudyRun, plan: Plan) -> str:
+        models = [study.checkpoints[run.checkpoint], *outside_models(run.recipe)]
+        strategies = [sources(planned) for planned in plan.steps]
+        return digest(VERSIONS, rows[run.data, run.seed], [files(Path(name)) for name in models], strategies)
+
+    found = [(replace(run, contents=contents(run, plan := plans[run.folder])), plan) for run in study.runs]
+    return replace(study, runs=tuple(run for run, _ in found)), {run.folder: plan for run, plan in found}
 
 
-def _read_rows(study: Study) -> dict[str, str]:
-    """A digest of the rows of every data set that a run needs.
+def _read_rows(study: Study) -> dict[tuple[str, int], str]:
+    """A digest of the rows that the runs of each data set and seed read.
 
     Raises:
         CompresskitError: every mistake, with the name of its data set.
     """
-    found, wrong = {}, []
-    for name in dict.fromkeys(run.data for run in study.runs):
+    found: dict[tuple[str, int], str] = {}
+    wrong: dict[str, str] = {}
+    for name, seed in dict.fromkeys((run.data, run.seed) for run in study.runs):
         where, options = study.data[name]
         try:
-            corpus = load_corpus(where, options)
+            corpus = load_corpus(where, replace(options, seed=seed))
         except CompresskitError as error:
-            wrong.append(f"data.{name}: {error}")
+            wrong.setdefault(name, f"data.{name}: {error}")
         else:
-            found[name] = corpus.fingerprint + corpus.eval_fingerprint
+            found[name, seed] = digest(corpus.fingerprint, corpus.eval_fingerprint)
     if wrong:
-        raise CompresskitError("\n".join(wrong))
+        raise CompresskitError("\n".join(wrong.values()))
     return found
 
 
 def _files_digest(folder: Path) -> str:
-    """Of all files right in a folder; of a Hub id, which has none here, it is that of nothing."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+    """Of the weights, configs and vocabularies in a folder; a Hub id, which has none here, is known by its name."""
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and path.suffix.lower() != ".md"]
+    whole = []
+    for path in files:
         with path.open("rb") as file:
-            whole.update(path.name.encode() + sha_fileobj(file))
-    return whole.hexdigest()
+            whole.append((path.name, sha_fileobj(file).hex()))
+    return digest(whole)
 
 
-def _originals(study: Study) -> dict[str, Original]:
+def _originals(study: Study, names: Collection[str]) -> dict[str, Original]:
     found, wrong = {}, []
     for name, where in study.checkpoints.items():
-        try:
-            found[name] = read_original(where)
-        except CompresskitError as error:  # noqa: PERF203 - every mistake is to be told
-            wrong.append(f"checkpoints.{name}: {error}")
+        if name in names:
+            try:
+                found[name] = read_original(where)
+            except CompresskitError as error:
+                wrong.append(f"checkpoints.{name}: {error}")
     if wrong:
         raise CompresskitError("\n".join(wrong))
     return found
 
 
 def plans_to_json(study: Study) -> list[dict[str, Any]]:
-    """One object for each recipe on each checkpoint: as `compresskit plan --json`, with both names.
+    """One object for each recipe on each checkpoint, as `compresskit plan --json`, with both names and the data's.
+
+    Where settings make it another plan on other data, there is one for each.
 
     Raises:
         CompresskitError: as `plans_of`.
     """
-    originals = _originals(study)
-    made = []
-    for name, (recipe, places) in study.plans.items():
-        for where in places:
-            plan = make_plan(recipe, originals[where]).to_json(against=originals[study.original or where])
-            made.append({"run": name, "checkpoint": where, **plan})
+    needed = {name for plan in study.plans for name in (plan.checkpoint, study.original) if name}
+    originals = _originals(study, needed)
+    made: list[dict[str, Any]] = []
+    for one in study.plans:
+        plan = make_plan(one.recipe, originals[one.checkpoint])
+        sizes = plan.to_json(against=originals[study.original or one.checkpoint])
+        about = {"run": one.run, "checkpoint": one.checkpoint}
+        same = [other for other in made if other == {**about, "data": other["data"], **sizes}]
+        if same:
+            same[0]["data"].append(one.data)
+        else:
+            made.append({**about, "data": [one.data] if one.data else [], **sizes})
     return made
 
 
 def plan_table(study: Study) -> Table:
     """Parameters, and reductions under the two conventions that people are shown."""
     rows = []
-    for plan in plans_to_json(study):
+    plans = plans_to_json(study)
+    several = Counter((plan["run"], plan["checkpoint"]) for plan in plans)
+    for plan in plans:
         flops = plan["reduction"]["flops"]
+        on = f" on {', '.join(plan['data'])}" if several[plan["run"], plan["checkpoint"]] > 1 else ""
         rows.append(
             (
-                plan["run"],
+                plan["run"] + on,
                 plan["checkpoint"],
                 f"{plan['planned']['parameters']:,}",
                 f"{plan['reduction']['parameters']:.3f}",

@@ -21,15 +21,27 @@ RESAMPLES = 10_000
 """Of the paired bootstrap."""
 
 
-def right_answers(path: Path) -> list[bool]:
-    """Whether each row's answer at the last exit is its label, from what `compresskit evaluate --answers` wrote.
+@dataclass(frozen=True)
+class Answers:
+    """To every row at the last exit, as `compresskit evaluate --answers` wrote them.
 
-    In regression nothing is right or wrong, and the list is empty.
+    Args:
+        rows: each one's label and length, by which two models can be seen to have answered the same.
+        right: whether its answer is its label; nothing in regression, where no answer is right or wrong.
     """
+
+    rows: list[tuple[Any, ...]]
+    right: list[bool]
+
+
+def read_answers(path: Path) -> Answers:
+    """Read a run's `.answers.json`."""
     told = json.loads(path.read_text(encoding="utf-8"))
+    labels = told["labels"]
+    rows = list(zip(labels, told.get("tokens", labels), strict=True))
     if told["task"] == "regression":
-        return []
-    return [said == label for said, label in zip(told["answers"], told["labels"], strict=True)]
+        return Answers(rows, [])
+    return Answers(rows, [said == label for said, label in zip(told["answers"], labels, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -127,11 +139,6 @@ class Cell:
         times = [time for (_, size), time in self.milliseconds.items() if size == batch]
         return times[-1] if times else None
 
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds, of two or more."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
 
 def cells(
     lines: Sequence[Mapping[str, Any]],
@@ -145,14 +152,13 @@ def cells(
         lines: of the runs that are to be shown.
         out: the sweep's folder, where their answers are.
         against: the run that they are compared with.
-        others: lines among which that run may be, where it is not to be shown.
+        others: lines among which that run may be, where it is not to be shown; of those of one seed the last counts.
     """
     done = [line for line in lines if line["state"] == "done"]
     order = {place: number for number, place in reversed(list(enumerate(map(_place, done))))}
     found = []
     for _, group in groupby(sorted(done, key=lambda line: order[_place(line)]), key=_place):
         mine = list(group)
-        # Of an earlier and a present run of that name the present one counts, so it comes last.
         known = [*(line for line in others if line["state"] == "done"), *done]
         theirs = [line for line in known if line["run"] == against and _place(line)[:2] == _place(mine[0])[:2]]
         found.append(_cell(mine, _difference(mine, theirs, out) if mine[0]["run"] != against else None))
@@ -225,9 +231,9 @@ def _difference(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str,
     for line in mine:
         if line["seed"] in by_seed:
             pair = (line, by_seed[line["seed"]])
-            ours, other = (right_answers(out / f"{one['folder']}.answers.json") for one in pair)
-            if len(ours) == len(other) > 0:
-                each.append([int(a) - int(b) for a, b in zip(ours, other, strict=True)])
+            ours, other = (read_answers(out / f"{one['folder']}.answers.json") for one in pair)
+            if ours.right and ours.rows == other.rows:
+                each.append([int(a) - int(b) for a, b in zip(ours.right, other.right, strict=True)])
     if not each or len({len(rows) for rows in each}) > 1:
         return None
     return replace(compare([statistics.mean(row) for row in zip(*each, strict=True)]), seeds=len(each))
@@ -283,7 +289,8 @@ def at_cost(points: Sequence[tuple[float, float]], wanted: float) -> float | Non
     """The value at a cost, between the two settings next to it; None outside of what was swept.
 
     Who leaves as one setting says for a part of the texts, and as the other for the rest, is on the straight line
-    between them: costs add up, and so do right answers. (Reductions don't.)
+    between them: costs add up, and so do right answers. Reductions don't, nor do F1 and correlations, for which the
+    line is as good a guess as any.
     """
     ordered = sorted(points)
     for (x0, y0), (x1, y1) in pairwise(ordered):
@@ -307,11 +314,12 @@ def _scores(title: str, found: Sequence[Cell], against: str | None) -> Table:
     columns = ["run", found[0].metric, "leaving early"]
     if against is not None:
         columns += [f"points against {against}", "p"]
+    seeds = max(len(cell.values) for cell in found)
     rows = []
     for cell in found:
-        row = [("· " if dominated(cell, found) else "") + cell.run, _plus_minus(cell.values), _plus_minus(cell.early)]
+        values = [plus_minus(each, seeds) if each else "" for each in (cell.values, cell.early)]
+        row = [("· " if dominated(cell, found) else "") + cell.run, *values]
         rows.append((*row, *(_told(cell.difference) if against is not None else ())))
-    seeds = max(len(cell.values) for cell in found)
     notes = [f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
     if any(cell.difference for cell in found):
         n = max(cell.difference.rows for cell in found if cell.difference)
@@ -351,11 +359,11 @@ def _equal(title: str, found: Sequence[Cell]) -> list[Table]:
     return [table] if wanted else []
 
 
-def _plus_minus(values: Sequence[float]) -> str:
-    if not values:
-        return ""
+def plus_minus(values: Sequence[float], asked: int) -> str:
+    """Mean and standard deviation over seeds; where there are fewer than asked for, how many."""
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+    missing = f" ({len(values)} of {asked} seeds)" if len(values) < asked else ""
+    return f"{statistics.mean(values):.3f}{spread}{missing}"
 
 
 def _told(difference: Difference | None) -> list[str]:

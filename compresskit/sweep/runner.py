@@ -2,7 +2,8 @@
 
 Stopped at any moment, it goes on: a finished run is a line in `results.jsonl`, and a run that was under way continues
 as `compresskit apply` does. Runs of one checkpoint, data set and seed take over each other's first steps where they are
-the same, so a teacher or an assistant is trained once; who would need one that is just being trained waits for it.
+the same (`apply --reuse` finds them), so a teacher or an assistant is trained once; who would need one that is just
+being trained waits for it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from compresskit.errors import CompresskitError
-from compresskit.journal import at_work
+from compresskit.journal import RUN, at_work, hold, let_go
 from compresskit.plan import Plan
 from compresskit.sweep.study import Study, StudyRun
 from compresskit.writing import saving
 
 RESULTS = "results.jsonl"
+START = b'{"data": "'
+"""What every line of them begins with."""
 REPORT = "report.json"
 State = Literal["waiting", "running", "evaluating", "timing", "done", "failed"]
 BEAT = 0.2
@@ -50,6 +53,7 @@ class RunState:
         run: what is done.
         plan: its steps, for what it shares with others.
         line: what `results.jsonl` has of it, once it is done or failed.
+        heard: bytes of the log before its process began.
     """
 
     run: StudyRun
@@ -59,6 +63,7 @@ class RunState:
     line: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     files: list[TextIO] = field(default_factory=list)
+    heard: int = 0
 
     @property
     def log(self) -> Path:
@@ -68,15 +73,7 @@ class RunState:
     @property
     def steps_done(self) -> int:
         """Steps that are committed to its folder."""
-        return len(self._steps())
-
-    @property
-    def made(self) -> float:
-        """When the first of them was made, in seconds; 0 where there is none."""
-        return min((path.stat().st_mtime for path in self._steps()), default=0.0)
-
-    def _steps(self) -> list[Path]:
-        return list(self.out.glob("steps/[0-9]*/step.json"))
+        return len(list(self.out.glob("steps/[0-9]*/step.json")))
 
     def shared(self, other: RunState) -> int:
         """How many first steps both have."""
@@ -129,6 +126,7 @@ class Sweep:
         for one in self.all:
             if one.run.folder in before:
                 one.state, one.line = "done", before[one.run.folder]
+                one.line.pop("timing_error", None)  # what could not be measured is tried again
 
     def carry_out(self, board: Board) -> list[dict[str, Any]]:
         """Do what is left to do, and return the line of every run.
@@ -137,9 +135,10 @@ class Sweep:
             KeyboardInterrupt: it was stopped, by the user or by the system; what runs is stopped too, and kept as far
                 as it is.
         """
-        self._claim()
+        lock = self._claim()
         before = signal.signal(signal.SIGTERM, _stop)
         try:
+            _mend(self.out / RESULTS)
             while any(one.state not in ("done", "failed") for one in self.all):
                 for one in self.all:
                     if one.process is not None and one.process.poll() is not None:
@@ -156,26 +155,32 @@ class Sweep:
                 if one.process is not None:
                     _terminate(one.process)
                 self._close(one)
+            let_go(lock)
             signal.signal(signal.SIGTERM, before)
         return [one.line for one in self.all]
 
-    def _claim(self) -> None:
-        """Begin, or go on, in a folder that nothing else is in.
+    def _claim(self) -> int | None:
+        """Begin, or go on, in a folder that nothing else is in, and keep other sweeps out of it until it is let go.
 
         Raises:
-            CompresskitError: the folder holds something else, or the launcher is not there.
+            CompresskitError: the folder holds something else, another sweep is at work in it, or the launcher is not
+                there.
         """
         if shutil.which(self.launcher[0]) is None:
             raise CompresskitError(f"--launcher {self.launcher[0]}: there is no such command; install it or correct it")
         inside = sorted(path.name for path in self.out.iterdir()) if self.out.is_dir() else []
-        if self.out.is_file() or (inside and RESULTS not in inside):
+        if self.out.is_file() or (inside and not _is_ours(self.out / RESULTS)):
             what = f"{inside[0]} is in it" if inside else "it is a file"
             raise CompresskitError(f"--out {self.out} was not written by compresskit sweep ({what}); give a new folder")
         with saving(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / RESULTS).touch()  # first, as it says whose folder this is
             (self.out / "runs").mkdir(exist_ok=True)
-            _mend(self.out / RESULTS)
+        try:
+            return hold(self.out)
+        except BlockingIOError:
+            told = "wait until it is done, or give another folder"
+            raise CompresskitError(f"--out {self.out}: another sweep is at work in it; {told}") from None
 
     def _running(self) -> int:
         return sum(one.process is not None for one in self.all)
@@ -189,20 +194,10 @@ class Sweep:
         busy = [other for other in self.all if other.state == "running"]
         return any(max(one.steps_done, other.steps_done) < one.shared(other) for other in busy)
 
-    def _donor(self, one: RunState) -> RunState | None:
-        """The run with most steps to take over, where it has more than there are already.
-
-        Of those with equally many the latest: steps made before an update may no longer be the same.
-        """
-        others = [other for other in self.all if other is not one]
-        found = max(others, key=lambda other: (min(one.shared(other), other.steps_done), other.made), default=None)
-        if found is None or min(one.shared(found), found.steps_done) <= one.steps_done:
-            return None
-        return found
-
     def _apply(self, one: RunState) -> None:
-        donor = self._donor(one)
-        reuse = () if donor is None else ("--reuse", str(donor.out))
+        # All folders, for runs that this sweep is not asked for have steps too, such as those of another `--only`.
+        before = any(run.parent != one.out for run in (self.out / "runs").glob(f"*/{RUN}"))
+        reuse = ("--reuse", str(self.out / "runs")) if before else ()
         command = (*one.run.command, "--out", str(one.out), *reuse, "--no-timing", *one.run.machine)
         self._start(one, "running", command)
 
@@ -212,6 +207,7 @@ class Sweep:
         if self.jobs > 1 and state != "timing":
             settings.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // self.jobs, 1)))
         log = one.log.open("a", encoding="utf-8")
+        one.heard = log.tell()
         answer = self._answer(one).open("w", encoding="utf-8") if "--json" in command else log
         one.files = [log, answer]
         words = [*(launcher or self.launcher), "-m", "compresskit", *command]
@@ -232,9 +228,9 @@ class Sweep:
         self._close(one)
         if code and "evaluation" in one.line:
             # The scores are there; that its speed could not be measured makes no failure of it.
-            self._write(one, "done", {"timing_error": _last_words(one.log)})
+            self._write(one, "done", {"timing_error": _last_words(one, code)})
         elif code:
-            self._write(one, "failed", {"error": _last_words(one.log)})
+            self._write(one, "failed", {"error": _last_words(one, code)})
         elif one.state == "running":
             # What a launcher prints is no report, so it is read where it is kept.
             report = self._read(one, one.out / REPORT)
@@ -245,7 +241,9 @@ class Sweep:
         else:
             evaluation = self._read(one, self._answer(one))
             if evaluation is not None:
-                self._write(one, "done", {"evaluation": evaluation})
+                # With other threads an answer may come out otherwise, and `.answers.json` are those of the first.
+                told = one.line.get("evaluation", evaluation)
+                self._write(one, "done", {"evaluation": {**told, "milliseconds": evaluation["milliseconds"]}})
 
     def _read(self, one: RunState, path: Path) -> dict[str, Any] | None:
         """What a process wrote; where it didn't, the run has failed."""
@@ -288,7 +286,8 @@ class Sweep:
     def _write(self, one: RunState, state: State, more: Mapping[str, Any]) -> None:
         run = one.run
         names = {"data": run.data, "checkpoint": run.checkpoint, "run": run.name, "seed": run.seed}
-        about = {"fingerprint": run.fingerprint, "folder": run.folder, "state": state, "command": list(run.command)}
+        about: dict[str, Any] = {"words": run.words, "fingerprint": run.fingerprint, "folder": run.folder}
+        about |= {"state": state, "command": list(run.command), "machine": list(run.machine)}
         one.state, one.line = state, {**names, **about, **one.line, "state": state, **more}
         with saving(self.out), (self.out / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(one.line) + "\n")
@@ -307,6 +306,22 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 def _stop(*_: object) -> None:
     """A plain SIGTERM would leave the runs behind without anybody who waits for them."""
     raise KeyboardInterrupt
+
+
+def finished(study: Study, lines: Sequence[Mapping[str, Any]], out: Path) -> list[Mapping[str, Any]]:
+    """Of each run of a study that is done the line: one of these, or else the latest in a sweep's folder.
+
+    Of a run that is none of these, nobody has looked whether rows or models are still what they were.
+    """
+    known = {
+        line["words"]: line for line in [*read_results(out), *lines] if line["state"] == "done" and "words" in line
+    }
+    return [known[run.words] for run in study.runs if run.words in known]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file begins as the results of a sweep do, as far as it goes."""
+    return path.is_file() and START.startswith(path.read_bytes()[: len(START)])
 
 
 def _mend(path: Path) -> None:
@@ -343,9 +358,12 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _last_words(log: Path) -> str:
-    """The error that a process ended with: its last lines from `Error:` on, or the last line."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def _last_words(one: RunState, code: int) -> str:
+    """The error that a process ended with: its last lines from `Error:` on, or the last line, or what killed it."""
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}; see {one.log}"
+    said = one.log.read_bytes()[one.heard :].decode("utf-8", errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
     told = lines[starts[-1] :] if starts else lines[-1:]
-    return "\n".join(told).removeprefix("Error: ") or f"it said nothing; see {log}"
+    return "\n".join(told).removeprefix("Error: ") or f"it said nothing; see {one.log}"

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from compresskit import yaml_tree
 from compresskit.data import DataOptions
@@ -33,8 +33,21 @@ TOP = {
     "original": "name of the checkpoint that `--plan-only` compares all with; each run's own where nothing is said",
 }
 """Keys of a study and what they mean."""
+
+
+def _once(values: list[Any]) -> list[Any]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"must list at least one, and each once, not {show(values)}")
+    return values
+
+
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Names = Annotated[list[str], AfterValidator(_once)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 class Part(BaseModel):
@@ -62,7 +75,7 @@ class DataPart(Part):
     """Draw so many rows to evaluate on."""
     max_tokens: Count | None = None
     """Cut longer texts."""
-    seeds: list[Seed] | None = None
+    seeds: Annotated[list[Seed], AfterValidator(_once)] | None = None
     """In place of the study's seeds."""
 
 
@@ -72,14 +85,14 @@ class RunPart(Part):
     recipe: str
     """A path, which may begin where the study's file is, or the name of an installed recipe."""
     name: str | None = None
-    """What the results call it; the recipe's name where nothing is said."""
+    """What the results call it; the name of its file where nothing is said."""
     settings: list[str] = Field(default=[], alias="set")
     """As after `--set`, on all data."""
     settings_on: dict[str, list[str]] = Field(default={}, alias="set_on")
     """As after `--set`, on the data of that name."""
-    checkpoints: list[str] | None = None
+    checkpoints: Names | None = None
     """Names of the checkpoints that it is applied to; all where nothing is said."""
-    data: list[str] | None = None
+    data: Names | None = None
     """Names of the data that it is applied to; all where nothing is said."""
 
 
@@ -93,7 +106,7 @@ class StudyRun:
         command: what `compresskit` is told, but for the folders that come out.
         rows: the options that say how to read and cut the rows, for evaluating.
         machine: the options about this machine.
-        contents: digest of the rows and of the checkpoint's files, where they have been read.
+        contents: digest of what these words lead to: rows, models, strategies; empty where nobody looked.
     """
 
     checkpoint: str
@@ -112,15 +125,29 @@ class StudyRun:
         return self.checkpoint, self.data, self.seed
 
     @property
+    def words(self) -> str:
+        """Digest of what is asked for, whatever is found there."""
+        return _digest(self.data, self.checkpoint, self.name, self.command, self.machine, self.recipe.to_yaml())
+
+    @property
     def fingerprint(self) -> str:
         """Of what is done; another one is another run."""
-        told = json.dumps([self.command, self.machine, self.recipe.to_yaml(), self.contents])
-        return hashlib.sha256(told.encode()).hexdigest()[:8]
+        return _digest(self.words, self.contents)
 
     @property
     def folder(self) -> str:
         """Where it goes, below the sweep's folder."""
         return f"runs/{self.data}-{self.checkpoint}-{self.name}-{self.seed}-{self.fingerprint}"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One recipe on one checkpoint, with its settings on one data set; `data` is empty where the study names none."""
+
+    run: str
+    checkpoint: str
+    data: str
+    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -132,7 +159,7 @@ class Study:
         against: name of the run that all others are compared with, or None.
         checkpoints: folder or Hub id by name.
         data: where each data set is, and how its rows are read, by name.
-        plans: recipes by the name of their run, for `--plan-only`, with the checkpoints that each is for.
+        plans: for `--plan-only`, which needs no data.
         original: name of the checkpoint that plans are compared with; None for each run's own.
     """
 
@@ -142,7 +169,7 @@ class Study:
     against: str | None
     checkpoints: Mapping[str, str]
     data: Mapping[str, tuple[str, DataOptions]] = field(default_factory=dict)
-    plans: Mapping[str, tuple[Recipe, tuple[str, ...]]] = field(default_factory=dict)
+    plans: tuple[StudyPlan, ...] = ()
     original: str | None = None
 
     def on(self, machine: Sequence[str]) -> Study:
@@ -157,14 +184,14 @@ class Study:
         """
         if not names:
             return self
-        known = {*self.plans, *(run.data for run in self.runs)}
+        known = {name for plan in self.plans for name in (plan.run, plan.data) if name}
         for name in names:
             if name not in known:
                 listed = ", ".join(sorted(known))
                 hint = did_you_mean(name, sorted(known))
                 raise CompresskitError(f"--only {name}: the study has no such run or data{hint}; it has {listed}")
         runs = tuple(run for run in self.runs if run.name in names or run.data in names)
-        plans = {name: plan for name, plan in self.plans.items() if name in {*names, *(run.name for run in runs)}}
+        plans = tuple(plan for plan in self.plans if plan.run in names or plan.data in names)
         return replace(self, runs=runs, plans=plans)
 
 
@@ -225,8 +252,11 @@ class _Reader:
                 self._where("study"),
                 f"study format {asked} is newer than this compresskit reads ({VERSION}); update it",
             )
-        elif asked != VERSION:
+        elif asked != VERSION or asked is True:
             self.mistakes.add(self._where("study"), f"the line 'study: {VERSION}' is missing; it says what this is")
+        for key in ("name", "about"):
+            if not isinstance(self._plain(key), (str, type(None))):
+                self.mistakes.add(self._where(key), f"'{key}' must be text, not {show(self._plain(key))}")
         checkpoints = self._checkpoints()
         data = self._data() if data_needed or "data" in self.top else {}
         seeds = self._seeds()
@@ -242,10 +272,12 @@ class _Reader:
         if self.mistakes:
             return None
         runs = tuple(self._product(checkpoints, data, seeds, parts, recipes))
-        plans = {
-            name: (recipes[name, next(iter(data), "")], tuple(part.checkpoints or checkpoints))
+        plans = tuple(
+            StudyPlan(name, checkpoint, on, recipes[name, on])
             for name, (part, _) in parts.items()
-        }
+            for checkpoint in part.checkpoints or checkpoints
+            for on in part.data or tuple(data) or ("",)
+        )
         name, about = (str(self._plain(key) or "") for key in ("name", "about"))
         rows = {name: (self._path(part.data), _data_options(part, self._path)) for name, part in data.items()}
         return Study(name or self.path.stem, about, runs, against, checkpoints, rows, plans, original)
@@ -361,12 +393,16 @@ class _Reader:
 
     def _recipe(self, part: RunPart, data: str, node: Node) -> Recipe | None:
         try:
-            return read_recipe(self._path(part.recipe), (*part.settings, *part.settings_on.get(data, ())))
+            return read_recipe(self._recipe_path(part), (*part.settings, *part.settings_on.get(data, ())))
         except RecipeError as error:
             first, *rest = str(error).splitlines()
             for line in rest or [first]:
                 self.mistakes.add(node.where, f"{part.recipe}: {line.strip()}")
         return None
+
+    def _recipe_path(self, part: RunPart) -> str:
+        """As `_path`, but for a folder beside the study, such as a run's, that is called as an installed recipe is."""
+        return part.recipe if (self.path.parent / part.recipe).is_dir() else self._path(part.recipe)
 
     def _path(self, name: str) -> str:
         """A path from where the study's file is, where there is one; else the name as it is."""
@@ -385,7 +421,7 @@ class _Reader:
             for seed, (name, (part, _)) in product(rows.seeds or seeds, parts.items()):
                 if checkpoint in (part.checkpoints or checkpoints) and on in (part.data or data):
                     settings = (*part.settings, *part.settings_on.get(on, ()))
-                    words = ["apply", self._path(part.recipe), "--model", checkpoints[checkpoint]]
+                    words = ["apply", self._recipe_path(part), "--model", checkpoints[checkpoint]]
                     words += ["--data", self._path(rows.data), "--seed", str(seed)]
                     words += [word for setting in settings for word in ("--set", setting)]
                     learnt, read = _options(rows, self._path)

@@ -227,9 +227,9 @@ def test_at_equal_flops_seeds_are_averaged_before_a_line_is_drawn():
 
 
 def test_scores_are_means_over_the_seeds_that_are_there():
-    assert paper_tables.plus_minus([0.5, 0.6, 0.7], "mrpc") == "0.600 ± 0.100"
-    assert paper_tables.plus_minus([0.5, 0.7], "mrpc") == "0.600 ± 0.141 (2 of 3 seeds)"
-    assert paper_tables.plus_minus([0.5], "sst2") == "0.500"
+    assert paper_tables.plus_minus([0.5, 0.6, 0.7], paper_tables.asked("mrpc")) == "0.600 ± 0.100"
+    assert paper_tables.plus_minus([0.5, 0.7], 3) == "0.600 ± 0.141 (2 of 3 seeds)"
+    assert paper_tables.plus_minus([0.5], paper_tables.asked("sst2")) == "0.500"
 
 
 def test_short_rows_are_scored_apart():

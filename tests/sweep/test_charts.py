@@ -58,6 +58,11 @@ def test_axes_have_units_and_the_title_n():
     assert {axes.get_ylabel() for axes in figure.axes} == {"accuracy"}
 
 
+def test_the_legend_names_every_run_and_the_frontier():
+    (legend,) = draw(CELLS).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["the best at each cost", "plain", "early <b>"]
+
+
 def test_each_run_is_where_it_belongs():
     flops, _, milliseconds, exits = draw(CELLS).axes
     plain, early = (look["color"] for look in styles(["plain", "early <b>"]).values())
@@ -112,7 +117,7 @@ def test_panels_of_exits():
 
 def test_the_page_and_the_pictures(tmp_path):
     found = write_charts(CELLS, tables(CELLS, None), "A & B", tmp_path, "Which is <better>?")
-    assert [path.name for path in found] == ["mrpc-mini.png", "report.html"]
+    assert [path.name for path in found] == ["mrpc@mini.png", "report.html"]
     picture = found[0].read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert struct.unpack(">II", picture[16:24]) == (1650, 1350)

@@ -17,16 +17,16 @@ from click.testing import CliRunner
 from compresskit.cli import cli
 from compresskit.errors import CompresskitError
 from compresskit.sweep.plans import plans_of
-from compresskit.sweep.runner import RESULTS, Sweep, read_results
+from compresskit.sweep.runner import RESULTS, Sweep, finished, read_results
 from compresskit.sweep.study import read_study
 from compresskit.testing import save_tiny, tiny_text
 
 STAND_IN = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
-def after(flag):
-    return sys.argv[sys.argv.index(flag) + 1]
+def after(flag, words=sys.argv):
+    return words[words.index(flag) + 1]
 
 diary = Path(os.environ["DIARY"])
 told = {"words": sys.argv[1:], "threads": os.environ.get("OMP_NUM_THREADS"), "at": time.time()}
@@ -34,10 +34,19 @@ with diary.open("a") as file:
     file.write(json.dumps(told) + "\\n")
 if sys.argv[1] == "apply":
     out = Path(after("--out"))
+    if os.environ.get("KILLED", "nothing") in str(out):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("CRASHED", "nothing") in str(out):
+        sys.exit("Traceback (most recent call last):\\nMemoryError")
     if os.environ.get("FAIL", "nothing") in str(out):
         print("step 1 of 3", file=sys.stderr)
         sys.exit("Error: half.yaml: 1 mistake\\n  line 3: no")
-    taken = [p.name for p in Path(after("--reuse"), "steps").glob("*")] if "--reuse" in sys.argv else []
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.json").write_text(json.dumps(sys.argv[1:]))
+    taken = []
+    for run in Path(after("--reuse")).glob("*/run.json") if "--reuse" in sys.argv else ():
+        if after("--seed") == after("--seed", json.loads(run.read_text())):
+            taken += [path.name for path in run.parent.glob("steps/*")]
     for number, name in enumerate(("finetune", "exit", "distill"), start=1):
         folder = out / "steps" / f"{number:02d}-{name}"
         if (folder / "step.json").is_file():
@@ -56,7 +65,8 @@ else:
     if "--answers" in sys.argv:
         Path(after("--answers")).write_text(json.dumps(told))
     times = [{"label": "full", "batch": 1, "median": 2.0}] if "--timing" in sys.argv else []
-    found = {"metric": "accuracy", "value": 0.5, "operating_point": None, "sweep": [], "milliseconds": times}
+    value = float(os.environ.get("TIMED_VALUE", "0.5")) if times else 0.5
+    found = {"metric": "accuracy", "value": value, "operating_point": None, "sweep": [], "milliseconds": times}
     print(json.dumps(found))
 """
 
@@ -133,29 +143,19 @@ def test_milliseconds_are_measured_alone_once_all_runs_are_done(place):
     assert all(("--no-timing" in words) != ("--timing" in words) for words in asked)
 
 
-def test_equal_first_steps_are_taken_over(place):
+def test_steps_may_be_taken_over_from_every_run_there_is(place):
     sweep(place)
-    reused = [after("--reuse", one) for one in done(place)]
-    folders = [run.folder for run in read_study(place / "study.yaml").runs]
-    assert reused == [None, str(place / "out" / folders[0]), None, str(place / "out" / folders[2])]
+    assert [after("--reuse", one) for one in done(place)] == [None] + 3 * [str(place / "out" / "runs")]
 
 
-def test_of_equal_steps_the_latest_are_taken_over(place):
-    """An update may have made the older ones others."""
-    (place / "three.yaml").write_text(RECIPE.format(name="three", epochs=3))
-    text = (place / "study.yaml").read_text()
-    (place / "study.yaml").write_text(text.replace("[1, 2]", "[1]").replace("two.yaml]", "two.yaml, three.yaml]"))
-    study = read_study(place / "study.yaml")
-    first, second, _ = [place / "out" / run.folder for run in study.runs]
-    for out, age in ((first, 100), (second, 50)):
-        for name in ("01-finetune", "02-exit", "03-distill"):
-            step = out / "steps" / name / "step.json"
-            step.parent.mkdir(parents=True)
-            step.write_text("{}")
-            os.utime(step, (time.time() - age,) * 2)
-    (place / "out" / RESULTS).touch()
+def test_runs_that_this_sweep_is_not_asked_for_have_steps_too(place):
+    """As those of another `--only`, or from before a setting was changed."""
     sweep(place)
-    assert after("--reuse", done(place)[-1]) == str(second)
+    (place / "two.yaml").write_text(RECIPE.format(name="two", epochs=4))
+    (place / "diary").write_text("")
+    study = read_study(place / "study.yaml").only(["two"])
+    Sweep(study, plans_of(study), place / "out").carry_out(Watcher())
+    assert [after("--reuse", one) for one in done(place)] == [str(place / "out" / "runs")] * 2
 
 
 def test_who_needs_steps_that_another_is_just_making_waits_for_them_alone(place, monkeypatch):
@@ -243,6 +243,56 @@ def test_another_precision_is_another_run(place):
     assert len(done(place)) == 4
 
 
+def test_the_score_is_that_of_the_answers_that_were_kept(place, monkeypatch):
+    """With other threads, as where time is measured, it may come out otherwise."""
+    monkeypatch.setenv("TIMED_VALUE", "0.25")
+    lines, _ = sweep(place)
+    assert [line["evaluation"]["value"] for line in lines] == [0.5] * 4
+    assert all(line["evaluation"]["milliseconds"] for line in lines)
+
+
+def test_speed_that_could_not_be_measured_is_measured_by_the_next_command(place, monkeypatch):
+    monkeypatch.setenv("FAIL_TIMING", "1")
+    sweep(place)
+    monkeypatch.delenv("FAIL_TIMING")
+    lines, _ = sweep(place)
+    assert all(line["evaluation"]["milliseconds"] and "timing_error" not in line for line in lines)
+
+
+def test_the_error_of_a_run_is_that_of_its_last_attempt(place, monkeypatch):
+    monkeypatch.setenv("FAIL", "tiny-one-1")
+    sweep(place)
+    monkeypatch.setenv("FAIL", "nothing")
+    monkeypatch.setenv("KILLED", "tiny-one-1")
+    lines, _ = sweep(place)
+    log = place / "out" / f"{lines[0]['folder']}.log"
+    assert lines[0]["error"] == f"it was ended by SIGKILL; see {log}"
+    monkeypatch.setenv("KILLED", "nothing")
+    monkeypatch.setenv("CRASHED", "tiny-one-1")
+    lines, _ = sweep(place)
+    assert lines[0]["error"] == "MemoryError"
+
+
+def test_two_sweeps_in_one_folder_keep_apart(place):
+    holds = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); "
+    holds += "print('held', flush=True); sys.stdin.read()"
+    out = place / "out"
+    out.mkdir()
+    (out / RESULTS).touch()
+    words = [sys.executable, "-c", holds, str(out)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CompresskitError) as error:
+            sweep(place)
+        other.stdin.close()
+    assert str(error.value) == (
+        f"--out {out}: another sweep is at work in it; wait until it is done, or give another folder"
+    )
+    assert not (place / "diary").exists()
+    sweep(place)
+    sweep(place)  # the first has let go of it
+
+
 def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
     monkeypatch.setenv("FAIL", "tiny-one-1")
     lines, seen = sweep(place)
@@ -275,6 +325,17 @@ def test_a_run_that_a_killed_sweep_left_behind_is_waited_for(place):
     assert began[str(out)] > min(began.values()) + 0.5
 
 
+def test_results_are_of_the_whole_study_whatever_was_asked_for_last(place):
+    lines, _ = sweep(place)
+    whole = read_study(place / "study.yaml")
+    assert finished(whole, lines[:1], place / "out") == lines
+    (place / "two.yaml").write_text(RECIPE.format(name="two", epochs=9))  # what its runs did is of another recipe
+    changed = read_study(place / "study.yaml")
+    assert finished(changed, [], place / "out") == [lines[0], lines[2]]
+    newer = {**lines[0], "folder": "runs/new"}
+    assert finished(changed, [newer], place / "out") == [newer, lines[2]]
+
+
 def test_what_is_done_is_not_done_again(place):
     sweep(place)
     (place / "diary").write_text("")
@@ -294,6 +355,17 @@ def test_a_launcher_that_is_not_there_and_a_folder_of_others_are_refused(place):
     assert str(error.value) == (
         f"--out {place / 'model'} was not written by compresskit sweep (config.json is in it); give a new folder"
     )
+
+
+def test_results_of_others_are_left_alone(place):
+    (place / "out").mkdir()
+    (place / "out" / RESULTS).write_text('{"my": "work"}')
+    with pytest.raises(CompresskitError) as error:
+        sweep(place)
+    assert str(error.value) == (
+        f"--out {place / 'out'} was not written by compresskit sweep ({RESULTS} is in it); give a new folder"
+    )
+    assert (place / "out" / RESULTS).read_text() == '{"my": "work"}'
 
 
 def test_there_is_one_line_a_run_in_the_end(place):

@@ -130,6 +130,59 @@ def test_other_rows_or_other_weights_are_another_run(read, root):
     assert folder() == third
 
 
+def test_another_source_of_a_strategy_is_another_run(read, root, monkeypatch):
+    """As its author changes it, without a new version."""
+    text = "study: 1\ncheckpoints: {tiny: model}\ndata: {text: films}\nruns: [heads.yaml]\n"
+    (root / "films").mkdir()
+    for name in ("train", "dev"):
+        (root / "films" / f"{name}.csv").write_text("text,label\ngood film,1\nbad film,0\n")
+    first = check(read(text))[0].runs[0].folder
+    monkeypatch.setattr("compresskit.job._source", lambda strategy: "as it is now")
+    assert check(read(text))[0].runs[0].folder != first
+
+
+def test_plans_differ_where_settings_on_data_make_them(read, root):
+    shape = "{recipe: shape-8x, name: shape, set_on: {text: [steps.1.keep=1], other: [steps.1.keep=2]}"
+    head = "study: 1\ncheckpoints: {tiny: model}\ndata: {text: rows, other: rows}\n"
+
+    def planned(text):
+        plans = plans_to_json(read(text))
+        return {(plan["run"], *plan["data"]): plan["planned"]["parameters"] for plan in plans}
+
+    both = planned(f"{head}runs: [heads.yaml, {shape}}}]\n")
+    assert list(both) == [("heads", "text", "other"), ("shape", "text"), ("shape", "other")]
+    assert both["shape", "text"] < both["shape", "other"]
+    # The first data set's settings are not those of a run that is not on it.
+    assert planned(f"{head}runs: [heads.yaml, {shape}, data: [other]}}]\n")["shape", "other"] == both["shape", "other"]
+    assert [plan["data"] for plan in plans_to_json(read(f"{head}runs: [{shape}}}]\n").only(["other"]))] == [["other"]]
+    shown = CliRunner().invoke(cli, ["sweep", "--plan-only", "--only", "shape", str(root / "study.yaml")])
+    assert [line.split()[:3] for line in shown.output.splitlines() if "tiny" in line] == [
+        ["shape", "on", "text"], ["shape", "on", "other"]
+    ]  # fmt: skip
+
+
+def test_a_recipe_is_found_beside_a_folder_that_is_called_as_it_is(read, root):
+    """Such as what `apply shape-8x --out shape-8x` leaves."""
+    (root / "shape-8x").mkdir()
+    assert read().runs[1].command[1] == "shape-8x"
+    (root / "shape-8x").rmdir()
+
+
+def test_names_and_seeds_are_given_once_each(mistakes):
+    for wrong in ("[1, 1]", "[]"):
+        told = f"line 5: data.text: 'seeds' must list at least one, and each once, not {wrong}"
+        assert mistakes(STUDY.replace("[1, 2]", wrong))[0] == told
+    told = "line 9: runs[1]: 'data' must list at least one, and each once, not []"
+    assert mistakes(STUDY.replace("data: [text]}", "data: []}")) == [told]
+
+
+def test_a_name_is_text_and_a_format_a_number(mistakes):
+    assert mistakes(STUDY.replace("name: two", "name: [two]")) == ["line 2: 'name' must be text, not ['two']"]
+    assert mistakes(STUDY.replace("study: 1", "study: true")) == [
+        "line 1: the line 'study: 1' is missing; it says what this is"
+    ]
+
+
 def test_only_some_runs(read):
     study = read()
     assert [(run.data, run.name) for run in study.only(["shape"]).runs] == [("text", "shape")] * 2
