@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -88,11 +89,48 @@ def test_other_names_are_refused(name, tmp_path):
     )
 
 
-def test_a_name_that_is_taken_is_refused(tmp_path):
-    found = run("taylor", "--kind", "exit", "--out", str(tmp_path / "there"))
+OURS = f"compresskit {metadata.version('compresskit')}"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("taylor", f"'taylor' is the name of a strategy already ({OURS})"),
+        (
+            "margin",
+            f"'margin' is the name of a strategy already (compresskit-margin {metadata.version('compresskit-margin')})",
+        ),
+        (
+            "gates",
+            f"'gates' is the name of a plugin already (compresskit-gates {metadata.version('compresskit-gates')})",
+        ),
+        ("cost-eff-8x", f"'cost-eff-8x' is the name of a recipe already ({OURS})"),
+        ("null", "'null' is no text in YAML, where recipes would name it"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(tmp_path, name, told):
+    """Also by a plugin that is installed and not in use: pip would put the new one in its place."""
+    found = run(name, "--kind", "exit", "--out", str(tmp_path / "there"))
     assert (found.exit_code, (tmp_path / "there").exists()) == (1, False)
-    origin = f"compresskit {metadata.version('compresskit')}"
-    assert found.output == f"Error: there is a pruner called 'taylor' already ({origin}); choose another name\n"
+    assert found.output == f"Error: {told}; choose another name\n"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("largest-head", "exit-head"), ("path", "pruner"), ("exit-policy", "exit")])
+def test_a_name_may_be_that_of_something_in_the_templates(tmp_path, name, kind):
+    """The class is called neither like what it imports nor like what it defines."""
+    out = tmp_path / "there"
+    assert run(name, "--kind", kind, "--out", str(out)).exit_code == 0
+    module = f"compresskit_{name.replace('-', '_')}"
+    for path in (out / module / "__init__.py", out / "tests" / f"test_{module}.py"):
+        tree = ast.parse(path.read_text())
+        bound = [
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        ]
+        bound += [node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+        assert len(set(bound)) == len(bound)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

@@ -318,12 +318,7 @@ def export(*, model: str, out: Path | None, form: Literal["stock"]) -> None:
 def new_plugin(*, name: str, kind: str, out: Path | None) -> None:
     """Write a plugin to start from: it installs, passes its tests and runs in a recipe at once."""
     from compresskit import scaffold
-    from compresskit.catalogue import load_catalogue
 
-    taken = [entry for entry in load_catalogue().entries() if entry.name == name and entry.kind != "architecture"]
-    if taken:
-        entry = taken[0]
-        raise CompresskitError(f"there is a {entry.kind} called '{name}' already ({entry.origin}); choose another name")
     target = out or Path(f"compresskit-{name}")
     for path in scaffold.new_plugin(name, kind, target):
         click.echo(target / path)
