@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compresskit import Batch, Distiller, Masker, Masks, Sizes, Trace
 from compresskit.errors import CompresskitError
-from compresskit_gates.gates import GatedModel, HardConcrete
+from compresskit_gates.gates import LEAST, GatedModel, HardConcrete, how_open
 
 
 class Granularities(GatedModel):
@@ -42,6 +42,11 @@ class Granularities(GatedModel):
         dense = sum(self.sizes.heads) * head + sum(self.sizes.neurons) * 2
         return 1 - hidden * units / (self.sizes.hidden * dense)
 
+    def hold(self) -> None:
+        """Bring all logits back between their limits."""
+        for gate in self.gates():
+            gate.hold()
+
     def masks(self, number: int, step: int, steps: int) -> Masks:
         """Factors that are drawn anew, but in the first steps, in which all of the model learns."""
         self.hold()
@@ -63,17 +68,23 @@ class Granularities(GatedModel):
         return self._masks(factors)
 
     def _keep_some(self, factors: list[Tensor]) -> None:
-        """Where every attention and every FFN would go, the likeliest FFN stays with its likeliest neuron."""
+        """Where every attention and every FFN would go, the likeliest FFN stays with its likeliest neuron.
+
+        Where no FFN has neurons any more, the likeliest attention stays with its likeliest head.
+        """
         masks = self._masks(factors)
         pairs = ((factors[0], masks.heads), (factors[1], masks.neurons))
         if any(
             bool(whole[layer]) and bool(units[layer].any()) for whole, units in pairs for layer in range(self.depth)
         ):
             return
-        layer = int(self.ffn.logits.argmax())
-        factors[1][layer] = 1.0
-        logits = torch.split(self.neurons.logits, list(self.sizes.neurons))[layer]
-        masks.neurons[layer][int(logits.argmax())] = 1.0
+        ffns = any(self.sizes.neurons)
+        counts = self.sizes.neurons if ffns else self.sizes.heads
+        wholes, parts = (self.ffn, self.neurons) if ffns else (self.attention, self.heads)
+        layer = max((layer for layer in range(self.depth) if counts[layer]), key=lambda one: float(wholes.logits[one]))
+        pairs[ffns][0][layer] = 1.0
+        logits = torch.split(parts.logits, list(counts))[layer]
+        pairs[ffns][1][layer][int(logits.argmax())] = 1.0
 
     def _each(self) -> list[HardConcrete]:
         last = [] if self.hidden is None else [self.hidden]
@@ -142,8 +153,14 @@ class CoFi(Masker):
         """Heads and neurons cut alike in every layer to the target; where the gates will cut can't be known.
 
         Raises:
-            ValueError: there are exits, and hidden states have gates; or matrices are two factors.
+            ValueError: there are exits, and hidden states have gates; or matrices are two factors; or gates can't be
+                closed as often as the sparsity asks for.
         """
+        least = float(how_open(torch.tensor(LEAST), self.temperature))
+        most = 1 - least ** (3 if self.hidden else 2)
+        if self.sparsity > most:
+            limit = f"{most:.3f} at most with temperature {self.temperature:g}"
+            raise ValueError(f"reaches a sparsity of {limit}, not {self.sparsity:g}; lower either")
         if any(split.role for split in sizes.factored):
             raise ValueError("counts the weights of whole matrices; factorize attention and FFN after it")
         if sizes.exits and self.hidden:
@@ -159,7 +176,7 @@ class CoFi(Masker):
 @final
 @dataclass(frozen=True)
 class LayerMatch(Distiller):
-    """Some of the teacher's layers, each learnt by the layer that is nearest to it (Xia et al. 2022, section 3.3).
+    """Some of the teacher's layers, each learnt by the layer that is nearest to it (Xia et al. 2022, section 3.2).
 
     From the deepest teacher's layer up to the first, each is matched with that layer of the student whose output,
     through a linear layer that is trained along and begins as the identity, is nearest; below the match before it, and

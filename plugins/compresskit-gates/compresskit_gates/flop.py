@@ -33,12 +33,10 @@ class RankGates(GatedModel):
 
     def masks(self, number: int, step: int, steps: int) -> Masks:
         """Factors that are drawn anew."""
-        self.hold()
         return Masks(ranks=tuple(gate.sample() for gate in self.gates()))
 
     def final(self) -> Masks:
         """What is left, of every matrix at least the likeliest number."""
-        self.hold()
         return Masks(ranks=tuple(_some(gate) for gate in self.gates()))
 
 
@@ -64,7 +62,7 @@ class Flop(Masker):
         sparsity: part of the weights of all factors to cut.
         warmup: fraction of the training over which the target rises to it.
         temperature: of the hard concrete distribution.
-        logit: of every gate at the start.
+        logit: of every gate at the start; at 0 it is open with a probability of 0.917.
         learning_rate: of gates and multipliers; no schedule moves it.
     """
 
@@ -73,7 +71,7 @@ class Flop(Masker):
     sparsity: Annotated[float, Field(gt=0, lt=1)]
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.3
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
-    logit: Annotated[float, Field(ge=-4, le=4)] = 2.2
+    logit: Annotated[float, Field(ge=-4, le=4)] = 0.0
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.01
 
     def build(self, sizes: Sizes) -> RankGates:

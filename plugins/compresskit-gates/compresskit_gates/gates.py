@@ -14,7 +14,7 @@ from compresskit import MaskModule
 LOW, HIGH = -0.1, 1.1
 """The stretch of the concrete distribution beyond 0 and 1, where it is cut off (Louizos et al. 2018, section 3)."""
 LEAST, MOST = math.log(0.01), math.log(100)
-"""Limits of the logits of gates."""
+"""Limits of the logits of CoFi's gates; FLOP's have none."""
 SHARPNESS = 0.8
 """Of the factor that an open gate keeps in the end, in the released code of FLOP and CoFi."""
 
@@ -41,7 +41,7 @@ class HardConcrete(nn.Module):
 
     def open(self) -> Tensor:
         """(count,) probabilities that a factor is not 0 (equation 12)."""
-        return torch.sigmoid(self.logits - self.temperature * math.log(-LOW / HIGH))
+        return how_open(self.logits, self.temperature)
 
     def settled(self) -> Tensor:
         """(count,) factors for good: 0 for as many as are expected to be, those with the lowest logits."""
@@ -54,6 +54,11 @@ class HardConcrete(nn.Module):
         """Bring the logits back between their limits, beyond which they would learn no more."""
         with torch.no_grad():
             self.logits.clamp_(LEAST, MOST)
+
+
+def how_open(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities that the factors of gates with these logits are not 0."""
+    return torch.sigmoid(logits - temperature * math.log(-LOW / HIGH))
 
 
 class Constraint(nn.Module):
@@ -93,11 +98,6 @@ class GatedModel(MaskModule):
     @abstractmethod
     def sparsity(self) -> Tensor:
         """The part of what can be cut that is expected to be, a scalar from 0 to 1."""
-
-    def hold(self) -> None:
-        """Bring all logits back between their limits."""
-        for gate in self.gates():
-            gate.hold()
 
     def aim(self, step: int, steps: int) -> float:
         """The target of this step."""
