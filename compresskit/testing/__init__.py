@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from compresskit.testing.conformance import check_strategy, parametrize, strategy_checks
 from compresskit.testing.models import save_tiny, tiny_batch, tiny_compressed, tiny_model, tiny_tokenizer
-from compresskit.testing.recipes import apply_tiny
+from compresskit.testing.recipes import apply_tiny, trainings
 from compresskit.testing.text import WORDS, tiny_text
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "tiny_model",
     "tiny_text",
     "tiny_tokenizer",
+    "trainings",
 ]

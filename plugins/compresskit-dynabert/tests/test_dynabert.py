@@ -11,18 +11,22 @@ import pytest
 import torch
 from compresskit_dynabert import DynaBert, First, KeptStates, SlopeOfGates
 from compresskit_dynabert.subnetworks import kept_layers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from compresskit import Sizes, Trace, UnitTrace
+from compresskit.apply import apply
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import load
+from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.masking import sizes
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model, tiny_text
+from compresskit.run import Run
+from compresskit.strategies.predictions import Predictions
+from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model, tiny_text, trainings
 
 RECIPES = Path(__file__).parent.parent / "compresskit_dynabert" / "recipes"
 BERT = Sizes(heads=(12,) * 12, neurons=(3072,) * 12, head_size=64, hidden=768)
@@ -176,6 +180,18 @@ def test_the_slope_of_a_gate_adds_tokens_before_and_examples_after_the_absolute_
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_methods_trainings_in_numbers():
+    widths = (1.0, 0.75, 0.5, 0.25)
+    taught = {"epochs": 3, "warmup": 0}
+    assert trainings(RECIPES / "dynabert.yaml") == [
+        {"epochs": 3},
+        {**taught, "teacher": "teacher", "save_as": "adaptive-in-width", "mask": DynaBert(widths)}
+        | {"by": {"predictions": (1, Predictions()), "kept-states": (0.1, KeptStates())}},
+        {**taught, "teacher": "adaptive-in-width", "mask": DynaBert(widths, (1.0, 0.75, 0.5))}
+        | {"by": {"predictions": (1, Predictions()), "kept-states": (1, KeptStates())}},
+    ]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A DynaBERT of four layers, and what was done to it."""
@@ -221,15 +237,32 @@ def test_a_sub_network_that_is_cut_out_answers_as_it_was_trained(made, tmp_path)
     assert [(layer.heads, layer.neurons) for layer in cut.shape.layers] == [(2, 32)] * 3
 
 
-def test_the_best_units_come_first():
-    """A model whose heads are worth what their position says is in reverse order afterwards."""
-    from compresskit.edits import OrderUnits
-    from compresskit.surgery import perform
+def test_the_best_units_come_first(tmp_path):
+    """What `first` keeps of a model that was rewired is what the score itself would have kept, whatever the width."""
+    model = save_tiny(tmp_path / "model", layers=2)
+    weights = load_file(model / "model.safetensors")
+    for number in (0, 1):  # heads and neurons that are worth what their place says, the last most
+        place = f"bert.encoder.layer.{number}"
+        for name, units in ((f"{place}.attention.self.query.weight", 4), (f"{place}.intermediate.dense.weight", 64)):
+            size = len(weights[name]) // units
+            weights[name] *= torch.arange(1, units + 1).repeat_interleave(size).unsqueeze(1)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
 
-    model = wrap(tiny_model(), load_catalogue().anatomy("bert"))
-    rows = model.body[0].attention.self.query.weight.detach().clone()
-    perform(OrderUnits("heads", 0, (3, 2, 1, 0)), model)
-    assert torch.equal(model.body[0].attention.self.query.weight, rows.reshape(4, 8, 32).flip(0).reshape(32, 32))
+    def kept(*steps):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("recipe: 1\nname: some\nsteps:\n" + "".join(f"- {{{step}}}\n" for step in steps))
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        apply(read_recipe(recipe), str(model), None, DataOptions(), out, Run())
+        return load_file(out / "model.safetensors")
+
+    rewired = ("rewire: heads, by: magnitude", "rewire: neurons, by: magnitude")
+    for width in ("1/2", "1/4"):
+        first = [f"prune: {units}, by: first, keep: {width}" for units in ("heads", "neurons")]
+        scored = [f"prune: {units}, by: magnitude, keep: {width}" for units in ("heads", "neurons")]
+        mine, theirs = kept(*rewired, *first), kept(*scored)
+        assert mine.keys() == theirs.keys()
+        for name, weight in mine.items():  # the same rows and columns, in another order
+            assert torch.allclose(weight.flatten().sort()[0], theirs[name].flatten().sort()[0]), name
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path):

@@ -203,7 +203,8 @@ class Attention(ExitHead):
     """A narrow self-attention over all tokens, as in FastBERT (Liu et al. 2020, arXiv:2004.02178, released code).
 
     A linear layer to `width` with tanh, self-attention, then of the first token a dense layer with tanh and a linear
-    layer. Padding is not attended to. It is no small thing beside a narrow layer: count it.
+    layer. Padding is not attended to. Nothing is dropped out in training; there some of the attention is. It is no
+    small thing beside a narrow layer: count it.
 
     Args:
         width: of all its layers.

@@ -62,7 +62,7 @@ class Patience(ExitPolicy):
 @final
 @dataclass(frozen=True)
 class MaximumProbability(ExitPolicy):
-    """Leave once the likeliest class is likely enough (Li et al. 2019, arXiv:1908.06066).
+    """Leave once the likeliest class is likely enough (Li et al. 2019, arXiv:1908.06294).
 
     A probability equal to the threshold leaves, so 0 lets everybody leave at the first exit. A model with one output
     (regression) has no classes, and nobody leaves.

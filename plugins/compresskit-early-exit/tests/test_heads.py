@@ -7,14 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from compresskit_early_exit import Attention, DenseTanh, LearnedCertainty, SharedDenseTanh
+from compresskit_early_exit import (
+    AlternatingLabels,
+    Attention,
+    Certainty,
+    DenseTanh,
+    LearnedCertainty,
+    SelfDistillation,
+    SharedDenseTanh,
+    WeightedLabels,
+)
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
 from compresskit.catalogue import load_catalogue
 from compresskit.cost import dims_of, flops, original_shape, parameters
 from compresskit.edits import AddExits
-from compresskit.testing import apply_tiny, parametrize, tiny_model
+from compresskit.testing import apply_tiny, parametrize, tiny_model, trainings
 
 RECIPES = Path(__file__).parent.parent / "compresskit_early_exit" / "recipes"
 
@@ -97,6 +106,39 @@ def test_fastberts_printed_flops():
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
+
+PLAIN = {"when": "always", "warmup": 0, "weight_decay": 0}
+TRAININGS = {
+    "deebert": [
+        {**PLAIN, "epochs": 3, "batch_size": 8, "exits": "last"},
+        {**PLAIN, "epochs": 3, "batch_size": 8, "train": "shallow-exits"},
+    ],
+    "berxit": [
+        {**PLAIN, "epochs": 3, "batch_size": 8, "gradient_equilibrium": False}
+        # Where exits learn to be certain the last one, which nobody leaves before, is in the first objective alone.
+        | {"by": {"alternating-labels": (1, AlternatingLabels(last=False)), "certainty": (1, Certainty())}},
+    ],
+    "pabee": [
+        {**PLAIN, "epochs": 5, "gradient_equilibrium": False, "by": {"weighted-labels": (1, WeightedLabels("depth"))}},
+    ],
+    "fastbert": [
+        {"when": "always", "epochs": 3, "exits": "last"},
+        {"when": "always", "epochs": 5, "train": "shallow-exits"}
+        | {"by": {"self-distillation": (1, SelfDistillation("released"))}},
+    ],
+    "elasticbert": [{"when": "always", "epochs": 5, "warmup": 0.06, "weight_decay": 0.1}],
+    "branchynet": [
+        {"when": "always", "epochs": 3, "gradient_equilibrium": False}
+        | {"by": {"weighted-labels": (1, WeightedLabels((1.0, 0.6, 0.3)))}},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_methods_trainings_in_numbers(name):
+    """All else is as everywhere; gradient equilibrium is on in ElasticBERT's training and in no other of all exits."""
+    assert trainings(RECIPES / f"{name}.yaml") == TRAININGS[name]
+
 
 QUICK = {
     "deebert": ("steps.1.finetune.epochs=1", "steps.2.finetune.epochs=1"),

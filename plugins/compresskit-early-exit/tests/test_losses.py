@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from compresskit_early_exit import AlternatingLabels, Certainty, SelfDistillation, WeightedLabels
+from compresskit_early_exit import AlternatingLabels, Certainty, LearnedCertainty, SelfDistillation, WeightedLabels
 
 from compresskit import Trace
 from compresskit.errors import CompresskitError
@@ -96,6 +96,16 @@ def test_an_exit_that_is_always_wrong_learns_to_say_so():
         (gradient,) = torch.autograd.grad(loss, signal)
         signal = (signal - 10 * gradient).detach().requires_grad_()
     assert torch.sigmoid(signal).min() > 0.95
+
+
+def test_what_an_exit_says_of_itself_moves_the_layers_below_it():
+    """Section 3.2: the certainty is read from the layer, and the layer learns to be read so."""
+    head = LearnedCertainty()
+    hidden = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logits, signal = head.build(8, 2, 0.0)(hidden, torch.ones(3, 2), head.build_shared(8, 2, 0.0))
+    Certainty().loss(trace({1: logits.detach(), 2: logits.detach()}, 0, {1: signal}), None, LABELS).backward()
+    assert hidden.grad[:, 0].abs().min() > 0
+    assert not hidden.grad[:, 1].any()  # it reads the first token
 
 
 def test_in_regression_being_wrong_is_a_matter_of_degree():

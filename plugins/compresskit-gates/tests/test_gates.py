@@ -20,7 +20,8 @@ from compresskit.masking import sizes
 from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.testing import apply_tiny, parametrize, tiny_model
+from compresskit.strategies.predictions import Predictions
+from compresskit.testing import apply_tiny, parametrize, tiny_model, trainings
 from compresskit.testing.conformance import strategy_checks
 from compresskit.views import plan_tables
 
@@ -341,6 +342,21 @@ def test_layers_rise():
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_methods_trainings_in_numbers():
+    """Of CoFi's 0.1 and 0.9 the first is times the square of the temperature, which `predictions` leaves out."""
+    losses = {"predictions": (0.1 * 2**2, Predictions(2.0)), "layer-match": (0.9, LayerMatch())}
+    taught = {"teacher": "teacher", "epochs": 20, "by": losses}
+    gates = CoFi(0.95, warmup=0.1, hidden=True, free_steps=100, temperature=2 / 3, logit=10.0, neuron_logit=0.0)
+    assert trainings(RECIPES / "cofi.yaml") == [
+        {"epochs": 3}, {**taught, "train": "layers", "mask": gates}, {**taught, "batch_size": 64}
+    ]  # fmt: skip
+    gates = Flop(0.8, warmup=0.3, temperature=1.0, logit=0.0, learning_rate=0.01)
+    again = {"when": "always"}
+    assert trainings(RECIPES / "flop.yaml") == [
+        {"epochs": 3}, {**again, "epochs": 5, "mask": gates}, {**again, "epochs": 3}
+    ]  # fmt: skip
 
 
 def test_cofi_runs_and_its_model_has_lost_neurons_and_loads(tmp_path):

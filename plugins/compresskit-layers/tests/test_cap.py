@@ -19,7 +19,9 @@ from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError
 from compresskit.recipe import read_recipe
 from compresskit.run import Run
-from compresskit.testing import apply_tiny, parametrize
+from compresskit.strategies.labels import Labels
+from compresskit.strategies.predictions import Predictions
+from compresskit.testing import apply_tiny, parametrize, trainings
 
 RECIPE = Path(__file__).parent.parent / "compresskit_layers" / "recipes" / "cap.yaml"
 
@@ -314,3 +316,15 @@ def test_the_recipe_runs_and_its_model_loads(tmp_path):
     rounds = ["steps/03-distill"] * 2 + ["steps/05-distill"] * 2 + ["steps/07-distill"]
     assert saved == [None, None, *rounds]
     assert all((tmp_path / "out" / folder / "model.safetensors").is_file() for folder in rounds)
+
+
+def test_the_methods_trainings_in_numbers():
+    """The first round has no snapshot yet and begins from the pre-trained weights; the next go on from its own."""
+    terms = {"info-nce": (0.3, InfoNCE()), "sup-con": (3, SupCon())}
+    losses = {"labels": (0.1, Labels()), "predictions": (0.9, Predictions()), **terms}
+    each = {"teacher": "teacher", "epochs": 2, "batch_size": 16, "save_as": "snapshots", "by": losses}
+    assert trainings(RECIPE) == [{"epochs": 3}, {**each, "rewind": True}, each]
+    first, later = (step.by for step in read_recipe(RECIPE).steps[3:] for step in getattr(step, "steps", (step,))[-1:])
+    for name in ("info-nce", "sup-con"):
+        assert first[name].banks == ("original", "teacher")
+        assert later[name].banks == ("original", "teacher", "snapshots")

@@ -30,4 +30,4 @@ class DropNet(Pruner):
     def observe(self, trace: UnitTrace) -> Tensor:
         """(batch, units) mean activity in each example."""
         mask = trace.mask[:, :, None]
-        return (trace.outputs.abs().mean(dim=-1) * mask).sum(dim=1) / mask.sum(dim=1)
+        return (trace.outputs.abs().mean(dim=-1) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

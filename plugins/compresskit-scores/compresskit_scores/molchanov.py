@@ -46,7 +46,7 @@ class Molchanov(Pruner):
     def observe(self, trace: UnitTrace) -> Tensor:
         """(batch, units) importance for each example, or its signed part."""
         products = trace.outputs * trace.gradients * trace.mask[:, :, None, None]
-        numbers = trace.mask.sum(dim=1, keepdim=True) * products.shape[-1]  # (batch, 1): M
+        numbers = trace.mask.sum(dim=1, keepdim=True).clamp(min=1) * products.shape[-1]  # (batch, 1): M
         if self.reading == "positions":
             return products.abs().sum(dim=(1, 3)) / numbers
         means = products.sum(dim=(1, 3)) / numbers

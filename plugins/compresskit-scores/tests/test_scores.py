@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from compresskit.checkpoint import Original
 from compresskit.cost import original_shape
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.testing import apply_tiny, parametrize
+from compresskit.testing import apply_tiny, parametrize, trainings
 
 RECIPES = Path(__file__).parent.parent / "compresskit_scores" / "recipes"
 
@@ -180,7 +181,18 @@ def test_padding_changes_nothing(pruner):
     assert min(abs(value) for value in bare) > 0.009
 
 
+@pytest.mark.parametrize("pruner", [Michel(), Molchanov(), Molchanov("positions"), Fisher(), DropNet()], ids=str)
+def test_a_text_without_tokens_counts_as_nothing(pruner):
+    found = scores(pruner, [[[1.0, 2.0]], [[3.0, 4.0]]], [[[1.0, 1.0]], [[1.0, 1.0]]], mask=[[1.0], [0.0]])
+    assert all(math.isfinite(value) for value in found)
+
+
 # --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_round_of_dropnet_begins_from_the_first_weights():
+    rounds = {"when": "always", "rewind": True, "epochs": 3}
+    assert trainings(RECIPES / "dropnet-neurons.yaml") == [{"epochs": 3}, rounds]
 
 
 def test_michels_recipe_cuts_heads_of_all_layers_together(tmp_path):

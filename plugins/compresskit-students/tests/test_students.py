@@ -18,14 +18,16 @@ from compresskit_students import (
 )
 from transformers import BertConfig
 
-from compresskit import Projections, Trace
+from compresskit import Projections, Sizes, Trace
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Original, load
 from compresskit.edits import LayerShape, Shape
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
-from compresskit.testing import apply_tiny, parametrize, save_tiny, strategy_checks
+from compresskit.strategies.labels import Labels
+from compresskit.strategies.predictions import Predictions
+from compresskit.testing import apply_tiny, parametrize, save_tiny, strategy_checks, trainings
 
 RECIPES = Path(__file__).parent.parent / "compresskit_students" / "recipes"
 ALL = (
@@ -308,6 +310,52 @@ def test_what_cannot_be_compared_is_told_before_the_teacher_is_trained(tmp_path,
 
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
+TRANSFER = {"feature-transfer": (100, FeatureTransfer(progressive=True))}
+TRANSFER["attention-transfer"] = (1, AttentionTransfer(progressive=True))
+TEACHER = {"epochs": 3}
+ANSWERS = {"teacher": "teacher", "epochs": 3, "learning_rate": 3e-5, "by": {"predictions": (1, Predictions())}}
+LAYERS_FIRST = {"teacher": "teacher", "epochs": 10, "learning_rate": 5e-5}
+AS_RELEASED = {"schedule": "constant", "warmup": 0}
+TRAININGS = {
+    # The authors' weights are 5, 2 and 1, the first times the square of the temperature, which `predictions` omits.
+    "distilbert": [
+        TEACHER,
+        {"teacher": "teacher", "epochs": 3, "learning_rate": 5e-5, "warmup": 0.05, "max_grad_norm": 5}
+        | {"by": {"predictions": (5 * 2**2, Predictions(2.0)), "labels": (2, Labels()), "cosine": (1, Cosine())}},
+    ],
+    "tinybert": [
+        TEACHER,
+        {
+            **LAYERS_FIRST,
+            **AS_RELEASED,
+            "by": {"attention-scores": (1, AttentionScores()), "projected-hidden-states": (1, ProjectedStates())},
+        },
+        ANSWERS,
+    ],
+    "minilm": [TEACHER, {**LAYERS_FIRST, "by": {"relations": (1, Relations(12))}}, ANSWERS],
+    "mobilebert": [TEACHER, {**LAYERS_FIRST, **AS_RELEASED, "epochs": 6, "by": TRANSFER}, ANSWERS],
+    "well-read": [TEACHER, {**ANSWERS, "epochs": 4, "learning_rate": 5e-5}],
+    "first-layers": [{"when": "always", "epochs": 3}],
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_methods_trainings_in_numbers(name):
+    assert trainings(RECIPES / f"{name}.yaml") == TRAININGS[name]
+
+
+def test_the_first_layers_are_the_models_own(tmp_path):
+    """Bit for bit, embeddings and pooler too: before the fine-tuning the classifier alone is drawn."""
+    untouched = ("steps.0.keep=[1, 2]", "steps.1.finetune.epochs=0.01", "steps.1.finetune.learning_rate=1e-30")
+    report = apply_tiny(RECIPES / "first-layers.yaml", tmp_path, *untouched, layers=4)
+    assert len(report.model.shape.layers) == 2
+    before, after = load(str(tmp_path / "model")).model, load(str(tmp_path / "out")).model
+    theirs = before.state_dict()
+    for name, weight in after.state_dict().items():
+        if ".classifier." not in name:
+            assert torch.equal(weight, theirs[name]), name
+
+
 QUICK = {
     "distilbert": ("steps.1.keep=[1, 2]", "steps.2.epochs=1"),
     "tinybert": ("steps.1.keep=[2, 4]", "steps.2.epochs=1", "steps.3.epochs=1"),
@@ -343,3 +391,11 @@ def test_a_student_of_another_size_learns_through_the_projection_which_is_not_ke
     apply_tiny(tmp_path / "recipe.yaml", tmp_path, hidden=16, heads=2, layers=2)
     kept = load_file(tmp_path / "out" / "model.safetensors")
     assert not any(name.startswith("projection") for name in kept)
+
+
+def test_a_layer_without_heads_has_no_relations():
+    sizes = Sizes(heads=(2, 0), neurons=(8, 8), head_size=8, hidden=16)
+    with pytest.raises(ValueError) as error:
+        Relations(2).check(sizes, replace(sizes, heads=(2, 2)))
+    told = "a layer without attention heads has no relations; keep some in the student's last layer"
+    assert str(error.value) == told
