@@ -205,7 +205,10 @@ def _check_training(verb: Training, planned: Planned, processes: int) -> None:
     own = len(planned.shape.exits) - (planned.shape.read_out or verb.train == "shallow-exits")
     heads_alone = verb.train in ("exits", "shallow-exits")
     if heads_alone and own < 1:
-        raise RecipeError(f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step before it")
+        below = " with exits below the last layer" if verb.train == "shallow-exits" else ""
+        raise RecipeError(
+            f"{verb.label}: 'train: {verb.train}' has no exit head to train; put an exit step{below} before it"
+        )
     on = [loss for loss in verb.by.values() if loss.after == 0] if isinstance(verb, (Distill, Finetune)) else []
     if heads_alone and on and not any(loss.distiller.needs_logits for loss in on):
         raise RecipeError(

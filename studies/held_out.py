@@ -191,12 +191,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=1, help="trials side by side")
     parser.add_argument("--only", nargs="*", default=["exit-heads", "finetune", "schedule", "assistant", "rates"])
+    parser.add_argument("--rows-only", action="store_true", help="write the rows of all trials, and do none")
     options = parser.parse_args()
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []
     done = {json.loads(line)["name"] for line in lines}
-    left = [t for t in trials() if t.name not in done and t.study in options.only]
-    for source, split in sorted({(trial.source, trial.split) for trial in left}):
+    asked = [trial for trial in trials() if trial.study in options.only]
+    left = [trial for trial in asked if trial.name not in done]
+    for source, split in sorted({(trial.source, trial.split) for trial in (asked if options.rows_only else left)}):
         hold_out(options.data / SOURCES[source].folder, options.work / f"{source}-{split}", SOURCES[source], split)
+    if options.rows_only:
+        return
     # The first trial on some rows makes what the others take over from it.
     first = {(trial.study, trial.source, trial.split): trial for trial in reversed(left)}
     for wave in (list(first.values()), [trial for trial in left if trial not in first.values()]):

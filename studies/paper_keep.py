@@ -47,7 +47,7 @@ def keep(sweep: Path, folder: Path, study: Path = STUDY) -> Iterator[str]:
         else:
             answers = _answers(line, run, sweep)
             rows: Json = {"labels": digits(answers["labels"]), "tokens": answers["tokens"]}
-            kept = _kept(line, run, answers)
+            kept = _kept(line, run, answers) | _made_with(sweep / line["folder"])
             _check(run_of(kept, rows_of(rows)), f"{data} {name} {seed}")
             _write_rows(folder / "rows" / f"{data}.json", json.dumps(rows) + "\n")
             written = json.dumps(kept, indent=1) + "\n"
@@ -128,6 +128,12 @@ def _kept(line: Mapping[str, Any], run: StudyRun, answers: Mapping[str, Any]) ->
             "exits": digits(answers["exits"] or ()),
         },
     }
+
+
+def _made_with(folder: Path) -> Json:
+    """Versions of what its result depends on, and what the model was trained in."""
+    record = json.loads((folder / "compression.json").read_text(encoding="utf-8"))
+    return {"versions": record["versions"], "precision": record["run"]["precision"]}
 
 
 def _side(side: Mapping[str, Any]) -> Json:

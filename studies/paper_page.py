@@ -36,6 +36,7 @@ SECTIONS: Mapping[str, Callable[[Results], Iterator[str]]] = {
     "<!-- simple -->": tables.simple,
     "<!-- commands -->": tables.commands,
     "<!-- spent -->": tables.spent,
+    "<!-- versions -->": tables.versions,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -73,7 +74,20 @@ def table_3(results: Results) -> Iterator[str]:
         rows = [[label, *(full_depth(runs, data) if runs else [TO_BE_RUN])] for label, runs in found.items()]
         yield from heading(results, data)
         yield from table(["method", "parameters", "FLOPs", *METRICS[data], "ms, batch 1", "ms, batch 32"], rows)
-        yield from ("", timed(results.runs.get(data, ())), "")
+        yield from ("", timed(results.runs.get(data, ())), "", *guessing(results, data))
+
+
+def guessing(results: Results, data: str) -> Iterator[str]:
+    """Whose mean accuracy is below that of always saying the commonest class."""
+    commonest = results.rows[data].commonest if data in results.rows else 0.0
+    names = dict.fromkeys(run.name for run in results.runs.get(data, ()))
+    scores = {
+        name: statistics.mean(statistics.mean(run.right("last")) for run in results.on(data, [name])) for name in names
+    }
+    below = [f"`{name}`" for name, score in scores.items() if score < commonest]
+    if below:
+        yield f"Less accurate than always saying the commonest class ({commonest:.3f}): {', '.join(below)}."
+        yield ""
 
 
 def full_depth(runs: Sequence[Run], data: str) -> list[str]:
@@ -213,6 +227,20 @@ def hours(runs: Sequence[Run]) -> float:
             before = (*before, step)
             steps[before] = step[1]
     return sum(steps.values()) / 3600
+
+
+def versions(results: Results) -> Iterator[str]:
+    """What the runs were made with, where that is known."""
+    runs = [run.line for found in results.runs.values() for run in found]
+    known = Counter(
+        ", ".join([*(f"{name} {version}" for name, version in line["versions"].items()), line["precision"]])
+        for line in runs
+        if "versions" in line
+    )
+    if known:
+        yield from (f"Made with {told} ({count} of {len(runs)} runs)." for told, count in known.items())
+    if known and known.total() < len(runs):
+        yield "Of the others, which came first, versions were not kept."
 
 
 def commands(results: Results) -> Iterator[str]:

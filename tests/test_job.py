@@ -282,7 +282,8 @@ def test_a_batch_must_be_shared_equally(job, batch, accumulation, processes, mes
 def test_training_exits_alone_needs_exits(job, train, old, new, step):
     recipe = RECIPE.replace(old, new).replace("epochs: 1, batch_size", f"epochs: 1, train: {train}, batch_size")
     assert refused(RecipeError, job, recipe=recipe) == (
-        f"{step}: 'train: {train}' has no exit head to train; put an exit step before it"
+        f"{step}: 'train: {train}' has no exit head to train; "
+        f"put an exit step{' with exits below the last layer' if train == 'shallow-exits' else ''} before it"
     )
 
 

@@ -32,6 +32,7 @@ RESULTS = "results.jsonl"
 START = b'{"data": "'
 """What every line of them begins with."""
 REPORT = "report.json"
+RECIPE = "recipe.yaml"
 State = Literal["waiting", "running", "evaluating", "timing", "done", "failed"]
 BEAT = 0.2
 """Seconds between two looks at what runs."""
@@ -231,6 +232,9 @@ class Sweep:
             self._write(one, "done", {"timing_error": _last_words(one, code)})
         elif code:
             self._write(one, "failed", {"error": _last_words(one, code)})
+        elif one.state == "running" and _is_other(one):
+            told = "its recipe was changed after the sweep began; the same command does it as it is now"
+            self._write(one, "failed", {"error": told})
         elif one.state == "running":
             # What a launcher prints is no report, so it is read where it is kept.
             report = self._read(one, one.out / REPORT)
@@ -356,6 +360,12 @@ def read_results(out: Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             raise CompresskitError(f"{path}, line {number}, is not a run's; delete the line")
     return list(found.values())
+
+
+def _is_other(one: RunState) -> bool:
+    """Whether what was applied is not what the run's folder is named after."""
+    applied = one.out / RECIPE
+    return applied.is_file() and applied.read_text(encoding="utf-8") != one.run.recipe.to_yaml()
 
 
 def _last_words(one: RunState, code: int) -> str:

@@ -7,12 +7,15 @@ import random
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from compresskit.cli import cli
+from compresskit.papers import versions
+from compresskit.run import pick_bf16
 from compresskit.sweep.results import cells
 from compresskit.testing import save_tiny, tiny_text
 
@@ -232,6 +235,29 @@ def test_scores_are_means_over_the_seeds_that_are_there():
     assert paper_tables.plus_minus([0.5], paper_tables.asked("sst2")) == "0.500"
 
 
+def test_who_is_no_better_than_a_guess_is_named():
+    """The mean over seeds counts: of `bad` one seed is better and one worse than 3 of 4."""
+    runs = [run("good", 42, {4: "1111"}), run("bad", 42, {4: "1111"}), run("bad", 43, {4: "0000"})]
+    rows = replace(runs[0].rows, labels=(1, 1, 1, 0))
+    runs = [replace(one, rows=rows) for one in runs]
+    told = list(paper_tables.guessing(Results({"mrpc": tuple(runs)}, {"mrpc": rows}), "mrpc"))
+    assert told == ["Less accurate than always saying the commonest class (0.750): `bad`.", ""]
+    assert list(paper_tables.guessing(Results({"mrpc": tuple(runs[:1])}, {"mrpc": rows}), "mrpc")) == []
+    assert list(paper_tables.guessing(Results({}, {}), "mrpc")) == []
+
+
+def test_versions_are_told_where_they_were_kept():
+    runs = [run("a", seed, {4: "1001"}) for seed in (42, 43, 44)]
+    assert list(paper_tables.versions(Results({"mrpc": tuple(runs)}, {}))) == []
+    told = {"versions": {"compresskit": "0.1.0", "torch": "2.13.0"}, "precision": "bf16"}
+    known = [replace(one, line={**one.line, **told}) for one in runs[1:]]
+    made = "Made with compresskit 0.1.0, torch 2.13.0, bf16"
+    assert list(paper_tables.versions(Results({"mrpc": (runs[0], *known)}, {}))) == [
+        f"{made} (2 of 3 runs).", "Of the others, which came first, versions were not kept."
+    ]  # fmt: skip
+    assert list(paper_tables.versions(Results({"mrpc": tuple(known)}, {}))) == [f"{made} (2 of 2 runs)."]
+
+
 def test_short_rows_are_scored_apart():
     """Rows 1 and 2 are short. Full depth: rows 0, 1 and 3 right; leaving early: 1, 2 and 3; MRPC counts F1."""
     one = run("a", 42, {1: "0011", 4: "1001"}, early="0011", exits="4114")
@@ -441,6 +467,7 @@ def test_what_is_kept_of_a_sweep_is_what_it_found(swept, tmp_path):
     assert str(swept) not in text.replace(kept["command"][1], "")
     blocks = json.loads((swept / "out" / "results.jsonl").read_text())["report"]["model"]["blocks"]
     assert [block["macs"] for block in kept["report"]["model"]["blocks"]] == [block["macs"] for block in blocks]
+    assert (kept["precision"], kept["versions"]) == ("bf16" if pick_bf16("auto", "cpu") else "fp32", versions())
     (one,) = load(tmp_path).runs["sst2"]
     evaluation = one.line["evaluation"]
     assert len(one.rows.labels) == len(one.rows.tokens) == 16

@@ -43,6 +43,8 @@ if sys.argv[1] == "apply":
         sys.exit("Error: half.yaml: 1 mistake\\n  line 3: no")
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_text(json.dumps(sys.argv[1:]))
+    if "RECIPE" in os.environ:
+        (out / "recipe.yaml").write_text(os.environ["RECIPE"])
     taken = []
     for run in Path(after("--reuse")).glob("*/run.json") if "--reuse" in sys.argv else ():
         if after("--seed") == after("--seed", json.loads(run.read_text())):
@@ -291,6 +293,14 @@ def test_two_sweeps_in_one_folder_keep_apart(place):
     assert not (place / "diary").exists()
     sweep(place)
     sweep(place)  # the first has let go of it
+
+
+def test_a_recipe_that_changes_under_a_sweep_is_told(place, monkeypatch):
+    study = read_study(place / "study.yaml")
+    monkeypatch.setenv("RECIPE", study.runs[0].recipe.to_yaml())
+    lines, _ = sweep(place)
+    told = "its recipe was changed after the sweep began; the same command does it as it is now"
+    assert [line.get("error") for line in lines] == [None, told, told, told]
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
