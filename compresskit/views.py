@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,37 @@ def catalogue_tables(entries: Iterable[Entry]) -> list[Table]:
 def manual_page(entry: Entry) -> str:
     """A strategy's docstring under its name, kind and origin."""
     page = inspect.getdoc(entry.what) if isinstance(entry.what, type) else entry.summary
-    return f"{entry.kind} {entry.name} (from {entry.origin})\n\n{page}"
+    return f"{entry.kind} {entry.name} (from {entry.origin})\n\n{_narrowed(page or '')}"
+
+
+def _narrowed(page: str) -> str:
+    """The same in 80 columns: what is indented deeper goes on, what is indented alike is an entry or a paragraph."""
+    parts: list[list[str]] = []
+    for line in page.splitlines():
+        before = parts[-1] if parts else [""]
+        ended = not line.strip() or not before[0].strip() or before[-1].endswith(":")
+        deeper, level = _indent(line) - _indent(before[0]), _indent(line)
+        if not ended and (deeper > 0 or (deeper == 0 and level == 0 and not line.startswith("- "))):
+            before.append(line)
+        else:
+            parts.append([line])
+    return "\n".join(map(_filled, parts))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _filled(lines: Sequence[str]) -> str:
+    """One paragraph or entry; as it is where it is narrow enough."""
+    if max(map(len, lines)) <= 80:
+        return "\n".join(lines)
+    first = " " * _indent(lines[0])
+    rest = " " * _indent(lines[1]) if len(lines) > 1 else first + ("    " if first else "")
+    words = " ".join(line.strip() for line in lines)
+    return textwrap.fill(
+        words, 80, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def recipe_tables(recipes: Iterable[tuple[RecipeFile, str]]) -> list[Table]:

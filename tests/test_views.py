@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,33 @@ def test_recipes_stand_below_the_distribution_that_they_come_from():
 def test_a_manual_page_opens_with_kind_name_and_origin(kind):
     entry = next(entry for entry in load_catalogue().entries() if entry.kind == kind)
     assert manual_page(entry).startswith(f"{kind} {entry.name} (from {entry.origin})\n\n")
+
+
+def test_manual_pages_fit_in_80_columns_and_keep_every_word():
+    for entry in load_catalogue().entries():
+        told = manual_page(entry)
+        assert max(map(len, told.splitlines())) <= 80
+        if isinstance(entry.what, type):
+            assert told.split()[5:] == inspect.getdoc(entry.what).split()
+
+
+def test_a_manual_page_keeps_its_paragraphs_lists_and_entries():
+    def words(count, *more):
+        return " ".join(["word"] * count + list(more))
+
+    class What:
+        pass
+
+    long = words(20)
+    entries = f"Args:\n    a: one.\n    b: {long}\n        goes on.\n    c: {long}"
+    What.__doc__ = f"Short.\n\n{long}\nmore.\n\n- {long}\n  goes on\n- two\n\n    as it is\n\n{entries}"
+    page = manual_page(replace(next(iter(load_catalogue().entries())), what=What))
+    assert page.splitlines()[2:] == [
+        *("Short.", "", words(16), words(4, "more."), ""),
+        *(f"- {words(15)}", f"  {words(5, 'goes on')}", "- two", "", "    as it is", ""),
+        *("Args:", "    a: one.", f"    b: {words(14)}", f"        {words(6, 'goes on.')}"),
+        *(f"    c: {words(14)}", f"        {words(6)}"),
+    ]
 
 
 def test_the_shown_metrics_lead_with_the_task_and_leave_matthews_out():
