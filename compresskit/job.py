@@ -35,9 +35,6 @@ from compresskit.teachers import match_labels
 from compresskit.verbs import ORIGINAL, Distill, Finetune, Loss, Repeat, Scored, Training, Verb, optimizer_steps
 from compresskit.wording import did_you_mean
 
-VERSIONS = (__version__, torch.__version__, transformers_version)
-"""What every result may depend on."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -79,7 +76,7 @@ class Job:
             self.tokenizer.get_vocab(),
         )
         return {
-            "version": digest(*VERSIONS),
+            "version": digest(*code_versions()),
             "model": digest(*model),
             "training data": digest(self.corpus.fingerprint if self.corpus else None),
             "seed": digest(self.plan.recipe.seed),
@@ -119,6 +116,11 @@ class Job:
         teachers = [self.teachers.get(name) for name in (*_teachers(planned.verbs), *_banks(planned.verbs))]
         work = [planned.iteration, [_plain(verb) for verb in planned.verbs]]
         return {"recipe": work, "strategies": sources(planned), "teachers": teachers}
+
+
+def code_versions() -> tuple[str, ...]:
+    """Of what every result may depend on: compresskit, torch and transformers."""
+    return __version__, torch.__version__, transformers_version
 
 
 def sources(planned: Planned) -> list[tuple[str, str]]:

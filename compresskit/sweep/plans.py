@@ -14,7 +14,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from compresskit.checkpoint import Original, read_original
 from compresskit.data import load_corpus
 from compresskit.errors import CompresskitError
-from compresskit.job import VERSIONS, outside_models, sources
+from compresskit.job import code_versions, outside_models, sources
 from compresskit.journal import digest
 from compresskit.plan import Plan, make_plan
 from compresskit.sweep.study import Study, StudyRun
@@ -55,7 +55,7 @@ def check(study: Study) -> tuple[Study, dict[str, Plan]]:
     def contents(run: StudyRun, plan: Plan) -> str:
         models = [study.checkpoints[run.checkpoint], *outside_models(run.recipe)]
         strategies = [sources(planned) for planned in plan.steps]
-        return digest(VERSIONS, rows[run.data, run.seed], [files(Path(name)) for name in models], strategies)
+        return digest(code_versions(), rows[run.data, run.seed], [files(Path(name)) for name in models], strategies)
 
     found = [(replace(run, contents=contents(run, plan := plans[run.folder])), plan) for run in study.runs]
     return replace(study, runs=tuple(run for run, _ in found)), {run.folder: plan for run, plan in found}
