@@ -48,7 +48,7 @@ def apply(
         options: how to read the data.
         out: where the result, its report and the finished steps go.
         run: device, precision, memory, progress.
-        reuse: another output folder whose first steps are taken over where they are the same.
+        reuse: another output folder, or a folder of such, whose first steps are taken over where they are the same.
 
     Returns:
         The report, which is in `out` too.

@@ -152,7 +152,8 @@ class Journal:
         others = [] if reuse is None else [reuse, *(sorted(reuse.iterdir()) if reuse.is_dir() else ())]
         others = [other for other in others if (other / RUN).is_file()]
         if reuse is not None and not others:
-            raise CompresskitError(f"--reuse {reuse} was not written by compresskit apply; give an output folder of it")
+            told = "give an output folder of it, or a folder of such"
+            raise CompresskitError(f"--reuse {reuse} was not written by compresskit apply; {told}")
         self._claim()
         self._lock()
         if others:
@@ -247,12 +248,11 @@ class Journal:
 
 def _link(source: str, target: str) -> None:
     """A hard link, or a copy where the file system has none; nothing where a run at work has just dropped the file."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        return
-    except OSError:
-        shutil.copy2(source, target)
+    with suppress(FileNotFoundError):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
 
 
 def _resumable(out: Path, digests: Sequence[str], names: Sequence[str]) -> list[Entry]:

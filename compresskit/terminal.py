@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -37,22 +37,22 @@ class Board:
         self.show = show
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], height: int) -> Grid:
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], height: int) -> Group:
     """Rows in a table of at most so many lines; where there are more, what is under way comes first and the rest is
     counted.
     """
-    fitting = max(height - len(("blank", "head", "rule", "count", "prompt")), 1)
+    fitting = max(height - len(("blank", "head", "rule", "blank", "count", "prompt")), 1)
     shown, rest = list(rows), Counter[str]()
     if len(rows) > fitting:
-        order = sorted(rows, key=lambda row: {"done": 2, "waiting": 1}.get(row[-2], 0))
+        order = sorted(rows, key=lambda row: {"failed": 1, "waiting": 2, "done": 3}.get(row[-2], 0))
         shown, rest = order[:fitting], Counter(row[-2] for row in order[fitting:])
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    grid.caption = f"and {', '.join(f'{count} {state}' for state, count in rest.items())}" if rest else None
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         grid.add_column(column, overflow="ellipsis", no_wrap=True)
     for row in shown:
         grid.add_row(*row)
-    return grid
+    told = f"and {', '.join(f'{count} {state}' for state, count in rest.items())}"
+    return Group(grid, Text(told, no_wrap=True)) if rest else Group(grid)
 
 
 class Terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -111,6 +112,9 @@ def manual_page(entry: Entry) -> str:
     return f"{entry.kind} {entry.name} (from {entry.origin})\n\n{_narrowed(page or '')}"
 
 
+ITEM = re.compile(r"[-*] |\d+\. ")
+
+
 def _narrowed(page: str) -> str:
     """The same in 80 columns: what is indented deeper goes on, what is indented alike is an entry or a paragraph."""
     parts: list[list[str]] = []
@@ -118,7 +122,7 @@ def _narrowed(page: str) -> str:
         before = parts[-1] if parts else [""]
         ended = not line.strip() or not before[0].strip() or before[-1].endswith(":")
         deeper, level = _indent(line) - _indent(before[0]), _indent(line)
-        if not ended and (deeper > 0 or (deeper == 0 and level == 0 and not line.startswith("- "))):
+        if not ended and (deeper > 0 or (deeper == 0 and level == 0 and not ITEM.match(line))):
             before.append(line)
         else:
             parts.append([line])

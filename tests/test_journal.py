@@ -325,6 +325,7 @@ def test_there_must_be_something_to_reuse(tmp_path, commit):
     with pytest.raises(CompresskitError) as caught:
         commit(tmp_path / "two", reuse=tmp_path / "nowhere")
     assert str(caught.value) == (
-        f"--reuse {tmp_path}/nowhere was not written by compresskit apply; give an output folder of it"
+        f"--reuse {tmp_path}/nowhere was not written by compresskit apply; "
+        "give an output folder of it, or a folder of such"
     )
     assert not (tmp_path / "two").exists()

@@ -6,11 +6,16 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from compresskit.cli.options import count, folder, json_option, machine_flags, option, set_option, terminal_for
 from compresskit.errors import CompresskitError
+
+if TYPE_CHECKING:
+    from compresskit.plan import Plan
+    from compresskit.sweep.study import Study
 
 
 @click.command()
@@ -30,14 +35,14 @@ def sweep(
     """Carry out every run of a study and compare them. The same command again goes on where it was stopped."""
     from compresskit.sweep import results
     from compresskit.sweep.charts import write_charts
-    from compresskit.sweep.plans import check, plan_table, plans_to_json
+    from compresskit.sweep.plans import plan_table, plans_to_json
     from compresskit.sweep.runner import Sweep, finished
     from compresskit.sweep.study import read_study
 
     whole = read_study(study, overrides, data_needed=not plan_only).on(("--device", device, "--precision", precision))
-    asked = whole.only(only)
     terminal = terminal_for(quiet)
     if plan_only:
+        asked = whole.only(only)
         if as_json:
             click.echo(json.dumps(plans_to_json(asked), indent=2))
         else:
@@ -46,11 +51,12 @@ def sweep(
         return
     if out is None:
         raise click.UsageError("give --out DIR, where the runs go, or --plan-only")
-    asked, plans = check(asked)
+    whole, plans = _checked(whole, only)
+    asked = whole.only(only)
     todo = Sweep(asked, plans, out, jobs, _words(launcher))
     with terminal.board(["data", "checkpoint", "run", "seed", "state", "result"]) as board:
         lines = todo.carry_out(board)
-    every = finished(whole, lines, out)
+    every = finished(whole, out)
     shown = results.tables(results.cells(lines, out, asked.against, every), asked.against)
     if every:
         # The page is of the whole study, and not only of what was asked for now.
@@ -71,6 +77,17 @@ def sweep(
     if failed:
         told = "\n".join(f"  {line['folder']}: {line['error']}" for line in failed)
         raise CompresskitError(f"{len(failed)} of {len(lines)} runs failed; the same command tries them again\n{told}")
+
+
+def _checked(whole: Study, only: Sequence[str]) -> tuple[Study, dict[str, Plan]]:
+    """All of the study, for the page is of all that is done; what is asked for where the rest is not at hand."""
+    from compresskit.sweep.plans import check
+
+    part = whole.only(only)
+    try:
+        return check(whole)
+    except CompresskitError:
+        return check(part)
 
 
 def _words(launcher: str) -> list[str]:

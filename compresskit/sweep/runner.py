@@ -122,8 +122,8 @@ class Sweep:
         self.out = out
         self.jobs = jobs
         self.launcher = tuple(launcher) or (sys.executable,)
-        before = {line["folder"]: line for line in read_results(out) if line["state"] == "done"}
         self.all = [RunState(run, plans[run.folder], out / run.folder) for run in study.runs]
+        before = {line["folder"]: line for line in (finished(study, out) if _is_ours(out / RESULTS) else ())}
         for one in self.all:
             if one.run.folder in before:
                 one.state, one.line = "done", before[one.run.folder]
@@ -233,6 +233,8 @@ class Sweep:
         elif code:
             self._write(one, "failed", {"error": _last_words(one, code)})
         elif one.state == "running" and _is_other(one):
+            # Out of the way of the recipe that the folder is named after, should it come back.
+            one.out.rename(one.out.with_name(f"{one.out.name}-changed-{time.time_ns()}"))
             told = "its recipe was changed after the sweep began; the same command does it as it is now"
             self._write(one, "failed", {"error": told})
         elif one.state == "running":
@@ -290,8 +292,8 @@ class Sweep:
     def _write(self, one: RunState, state: State, more: Mapping[str, Any]) -> None:
         run = one.run
         names = {"data": run.data, "checkpoint": run.checkpoint, "run": run.name, "seed": run.seed}
-        about: dict[str, Any] = {"words": run.words, "fingerprint": run.fingerprint, "folder": run.folder}
-        about |= {"state": state, "command": list(run.command), "machine": list(run.machine)}
+        about: dict[str, Any] = {"fingerprint": run.fingerprint, "folder": run.folder, "state": state}
+        about |= {"command": list(run.command), "machine": list(run.machine)}
         one.state, one.line = state, {**names, **about, **one.line, "state": state, **more}
         with saving(self.out), (self.out / RESULTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(one.line) + "\n")
@@ -312,20 +314,18 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def finished(study: Study, lines: Sequence[Mapping[str, Any]], out: Path) -> list[Mapping[str, Any]]:
-    """Of each run of a study that is done the line: one of these, or else the latest in a sweep's folder.
-
-    Of a run that is none of these, nobody has looked whether rows or models are still what they were.
-    """
-    known = {
-        line["words"]: line for line in [*read_results(out), *lines] if line["state"] == "done" and "words" in line
-    }
-    return [known[run.words] for run in study.runs if run.words in known]
+def finished(study: Study, out: Path) -> list[dict[str, Any]]:
+    """The lines of those runs of a study that are done, in its order."""
+    lines = {line["folder"]: line for line in read_results(out) if line["state"] == "done"}
+    return [lines[run.folder] for run in study.runs if run.folder in lines]
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a file begins as the results of a sweep do, as far as it goes."""
-    return path.is_file() and START.startswith(path.read_bytes()[: len(START)])
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return START.startswith(file.read(len(START)))
 
 
 def _mend(path: Path) -> None:
@@ -371,7 +371,8 @@ def _is_other(one: RunState) -> bool:
 def _last_words(one: RunState, code: int) -> str:
     """The error that a process ended with: its last lines from `Error:` on, or the last line, or what killed it."""
     if code < 0:
-        return f"it was ended by {signal.Signals(-code).name}; see {one.log}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"it was ended by {name}; see {one.log}"
     said = one.log.read_bytes()[one.heard :].decode("utf-8", errors="replace")
     lines = [line for line in said.splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if line.startswith("Error: ")]

@@ -17,6 +17,7 @@ from compresskit import yaml_tree
 from compresskit.data import DataOptions
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.recipe import Recipe, read_recipe
+from compresskit.recipe_files import recipes_installed
 from compresskit.wording import complaint, did_you_mean, option, show
 from compresskit.yaml_tree import Mistakes, Node, Where
 
@@ -44,10 +45,6 @@ def _once(values: list[Any]) -> list[Any]:
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Names = Annotated[list[str], AfterValidator(_once)]
 Count = Annotated[int, Field(ge=1)]
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 class Part(BaseModel):
@@ -125,14 +122,10 @@ class StudyRun:
         return self.checkpoint, self.data, self.seed
 
     @property
-    def words(self) -> str:
-        """Digest of what is asked for, whatever is found there."""
-        return _digest(self.data, self.checkpoint, self.name, self.command, self.machine, self.recipe.to_yaml())
-
-    @property
     def fingerprint(self) -> str:
         """Of what is done; another one is another run."""
-        return _digest(self.words, self.contents)
+        told = json.dumps([*self.group, self.name, self.command, self.machine, self.recipe.to_yaml(), self.contents])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> str:
@@ -276,7 +269,7 @@ class _Reader:
             StudyPlan(name, checkpoint, on, recipes[name, on])
             for name, (part, _) in parts.items()
             for checkpoint in part.checkpoints or checkpoints
-            for on in part.data or tuple(data) or ("",)
+            for on in (part.data or tuple(data) if data else ("",))
         )
         name, about = (str(self._plain(key) or "") for key in ("name", "about"))
         rows = {name: (self._path(part.data), _data_options(part, self._path)) for name, part in data.items()}
@@ -402,7 +395,8 @@ class _Reader:
 
     def _recipe_path(self, part: RunPart) -> str:
         """As `_path`, but for a folder beside the study, such as a run's, that is called as an installed recipe is."""
-        return part.recipe if (self.path.parent / part.recipe).is_dir() else self._path(part.recipe)
+        named = part.recipe in {recipe.name for recipe in recipes_installed()}
+        return part.recipe if named and (self.path.parent / part.recipe).is_dir() else self._path(part.recipe)
 
     def _path(self, name: str) -> str:
         """A path from where the study's file is, where there is one; else the name as it is."""

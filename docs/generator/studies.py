@@ -16,9 +16,8 @@ LINES = (
     ("`folder`", "the run's, below the sweep's; beside it are its log (`.log`) and its answers (`.answers.json`)"),
     (
         "`fingerprint`",
-        "of all that the run depends on: recipe, options, rows, models, code; the end of the folder's name",
+        "of recipe, options, rows, files of models, code of strategies, and versions; ends the folder's name",
     ),
-    ("`words`", "of what was asked for alone: names, recipe and options"),
     ("`command`, `machine`", "what `compresskit` was told, but for the folders"),
     ("`report`, `seconds`", "as `report.json` of the run, and the sum of its steps' seconds"),
     ("`evaluation`", "as `evaluate --json`; its milliseconds are measured when all runs are done"),

@@ -25,13 +25,15 @@ def setting(value, leave):
     return {"value": value, "histogram": {str(layer): count for layer, count in enumerate(leave, start=1)}}
 
 
-def line(run, seed, value, *, gflops=5.0, parameters=25, exits=(), answers=None, labels=None, out=None, **more):
+def line(
+    run, seed, value, *, gflops=5.0, parameters=25, exits=(), answers=None, labels=None, tokens=None, out=None, **more
+):
     folder = f"runs/{run}-{seed}"
     if out is not None:
         path = out / f"{folder}.answers.json"
         path.parent.mkdir(exist_ok=True)
-        labels = labels or [1] * len(answers)
-        path.write_text(json.dumps({"task": "classification", "labels": labels, "answers": answers}))
+        labels, tokens = labels or [1] * len(answers), tokens or [9] * len(answers)
+        path.write_text(json.dumps({"task": "classification", "labels": labels, "answers": answers, "tokens": tokens}))
     evaluation = {"metric": "accuracy", "value": value, "operating_point": None, "sweep": [], "milliseconds": []}
     evaluation |= {"per_exit": [{"exit": 2, "accuracy": value}], "rows": 8}
     before, after = side(100, 10.0), side(parameters, gflops, exits)
@@ -54,8 +56,16 @@ def test_answers_to_other_rows_are_not_compared(tmp_path):
     ours = line("a", 1, 0.5, answers=[1, 1, 0, 0], labels=[1, 1, 1, 1], out=tmp_path)
     theirs = line("b", 1, 0.5, answers=[1, 1, 0, 0], labels=[0, 0, 1, 1], out=tmp_path)
     assert cells([ours], tmp_path, "b", [theirs])[0].difference is None
-    theirs = line("b", 1, 0.5, answers=[0, 0, 0, 0], labels=[1, 1, 1, 1], out=tmp_path)
+    theirs = line("b", 1, 0.5, answers=[0, 0, 0, 0], tokens=[9, 9, 9, 8], out=tmp_path)
+    assert cells([ours], tmp_path, "b", [theirs])[0].difference is None
+    theirs = line("b", 1, 0.5, answers=[0, 0, 0, 0], out=tmp_path)
     assert cells([ours], tmp_path, "b", [theirs])[0].difference.points == 0.5
+
+
+def test_answers_that_somebody_deleted_are_not_compared(tmp_path):
+    ours, theirs = (line(name, 1, 0.5, answers=[1, 0], out=tmp_path) for name in "ab")
+    (tmp_path / f"{theirs['folder']}.answers.json").unlink()
+    assert cells([ours], tmp_path, "b", [theirs])[0].difference is None
 
 
 def test_where_seeds_are_missing_a_score_says_so(tmp_path):

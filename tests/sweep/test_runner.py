@@ -301,6 +301,10 @@ def test_a_recipe_that_changes_under_a_sweep_is_told(place, monkeypatch):
     lines, _ = sweep(place)
     told = "its recipe was changed after the sweep began; the same command does it as it is now"
     assert [line.get("error") for line in lines] == [None, told, told, told]
+    monkeypatch.delenv("RECIPE")
+    lines, _ = sweep(place)  # with the recipe as it was again: what the other one left is out of the way
+    assert [line["state"] for line in lines] == ["done"] * 4
+    assert len(list(place.glob("out/runs/*-changed-*/steps"))) == 3
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
@@ -335,15 +339,19 @@ def test_a_run_that_a_killed_sweep_left_behind_is_waited_for(place):
     assert began[str(out)] > min(began.values()) + 0.5
 
 
-def test_results_are_of_the_whole_study_whatever_was_asked_for_last(place):
+def test_what_is_done_is_told_as_the_study_is_now(place, monkeypatch):
     lines, _ = sweep(place)
-    whole = read_study(place / "study.yaml")
-    assert finished(whole, lines[:1], place / "out") == lines
+    assert finished(read_study(place / "study.yaml"), place / "out") == lines
     (place / "two.yaml").write_text(RECIPE.format(name="two", epochs=9))  # what its runs did is of another recipe
     changed = read_study(place / "study.yaml")
-    assert finished(changed, [], place / "out") == [lines[0], lines[2]]
-    newer = {**lines[0], "folder": "runs/new"}
-    assert finished(changed, [newer], place / "out") == [newer, lines[2]]
+    assert finished(changed, place / "out") == [lines[0], lines[2]]
+    monkeypatch.setenv("FAIL", "tiny-two-1")
+    sweep(place)
+    assert [(line["run"], line["seed"]) for line in finished(changed, place / "out")] == [
+        ("one", 1),
+        ("one", 2),
+        ("two", 2),
+    ]
 
 
 def test_what_is_done_is_not_done_again(place):
@@ -369,13 +377,13 @@ def test_a_launcher_that_is_not_there_and_a_folder_of_others_are_refused(place):
 
 def test_results_of_others_are_left_alone(place):
     (place / "out").mkdir()
-    (place / "out" / RESULTS).write_text('{"my": "work"}')
+    (place / "out" / RESULTS).write_text('{"my": "work"}\n' * 3)
     with pytest.raises(CompresskitError) as error:
         sweep(place)
     assert str(error.value) == (
         f"--out {place / 'out'} was not written by compresskit sweep ({RESULTS} is in it); give a new folder"
     )
-    assert (place / "out" / RESULTS).read_text() == '{"my": "work"}'
+    assert (place / "out" / RESULTS).read_text() == '{"my": "work"}\n' * 3
 
 
 def test_there_is_one_line_a_run_in_the_end(place):

@@ -161,11 +161,21 @@ def test_plans_differ_where_settings_on_data_make_them(read, root):
     ]  # fmt: skip
 
 
+def test_a_plan_of_a_study_without_data_takes_runs_that_name_some(read):
+    text = "study: 1\ncheckpoints: {tiny: model}\nruns: [{recipe: heads.yaml, data: [text]}]\n"
+    assert [plan["data"] for plan in plans_to_json(read(text, data_needed=False))] == [[]]
+
+
 def test_a_recipe_is_found_beside_a_folder_that_is_called_as_it_is(read, root):
     """Such as what `apply shape-8x --out shape-8x` leaves."""
     (root / "shape-8x").mkdir()
     assert read().runs[1].command[1] == "shape-8x"
     (root / "shape-8x").rmdir()
+
+
+def test_a_folder_is_no_recipe(mistakes, root):
+    told = f"line 8: rows: {root / 'rows'} is a folder; name the recipe file in it"
+    assert told in mistakes(STUDY.replace("heads.yaml", "rows"))
 
 
 def test_names_and_seeds_are_given_once_each(mistakes):

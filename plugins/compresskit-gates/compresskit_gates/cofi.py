@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import floor
 from typing import Annotated, ClassVar, final
 
 import torch
@@ -81,10 +82,11 @@ class Granularities(GatedModel):
         ffns = any(self.sizes.neurons)
         counts = self.sizes.neurons if ffns else self.sizes.heads
         wholes, parts = (self.ffn, self.neurons) if ffns else (self.attention, self.heads)
+        whole, units = pairs[1 if ffns else 0]
         layer = max((layer for layer in range(self.depth) if counts[layer]), key=lambda one: float(wholes.logits[one]))
-        pairs[ffns][0][layer] = 1.0
+        whole[layer] = 1.0
         logits = torch.split(parts.logits, list(counts))[layer]
-        pairs[ffns][1][layer][int(logits.argmax())] = 1.0
+        units[layer][int(logits.argmax())] = 1.0
 
     def _each(self) -> list[HardConcrete]:
         last = [] if self.hidden is None else [self.hidden]
@@ -159,7 +161,7 @@ class CoFi(Masker):
         least = float(how_open(torch.tensor(LEAST), self.temperature))
         most = 1 - least ** (3 if self.hidden else 2)
         if self.sparsity > most:
-            limit = f"{most:.3f} at most with temperature {self.temperature:g}"
+            limit = f"{floor(most * 1e4) / 1e4:g} at most with temperature {self.temperature:g}"
             raise ValueError(f"reaches a sparsity of {limit}, not {self.sparsity:g}; lower either")
         if any(split.role for split in sizes.factored):
             raise ValueError("counts the weights of whole matrices; factorize attention and FFN after it")

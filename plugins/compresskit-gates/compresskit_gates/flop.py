@@ -62,7 +62,7 @@ class Flop(Masker):
         sparsity: part of the weights of all factors to cut.
         warmup: fraction of the training over which the target rises to it.
         temperature: of the hard concrete distribution.
-        logit: of every gate at the start; at 0 it is open with a probability of 0.917.
+        logit: of every gate at the start; at 0 and a temperature of 1 it is open with a probability of 0.917.
         learning_rate: of gates and multipliers; no schedule moves it.
     """
 

@@ -461,7 +461,7 @@ def test_a_plan_foresees_about_what_is_left(tmp_path, original):
         (
             ("finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.9, temperature: 2, hidden: false}}}",),
             (
-                "line 4: steps[0] finetune: mask cofi reaches a sparsity of 0.700 at most with temperature 2, "
+                "line 4: steps[0] finetune: mask cofi reaches a sparsity of 0.7002 at most with temperature 2, "
                 "not 0.9; lower either"
             ),
         ),

@@ -35,7 +35,10 @@ def relations(layer: Projections, heads: int, mask: Tensor) -> Tensor:
 def check_width(width: int, heads: int) -> None:
     """Raise ValueError where that many relation heads can't share a width, or there is none to share."""
     if not width:
-        raise ValueError("a layer without attention heads has no relations; keep some in the student's last layer")
+        raise ValueError(
+            "a layer without attention heads has no relations; "
+            "keep some in the student's last layer, and choose a teacher's 'layer' with some"
+        )
     if width % heads:
         raise ValueError(
             f"{heads} relation heads can't share {width} dimensions; "

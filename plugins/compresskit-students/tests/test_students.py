@@ -397,5 +397,7 @@ def test_a_layer_without_heads_has_no_relations():
     sizes = Sizes(heads=(2, 0), neurons=(8, 8), head_size=8, hidden=16)
     with pytest.raises(ValueError) as error:
         Relations(2).check(sizes, replace(sizes, heads=(2, 2)))
-    told = "a layer without attention heads has no relations; keep some in the student's last layer"
-    assert str(error.value) == told
+    assert str(error.value) == (
+        "a layer without attention heads has no relations; "
+        "keep some in the student's last layer, and choose a teacher's 'layer' with some"
+    )
