@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -238,7 +239,8 @@ def versions(results: Results) -> Iterator[str]:
         if "versions" in line
     )
     if known:
-        yield from (f"Made with {told} ({count} of {len(runs)} runs)." for told, count in known.items())
+        for told, count in known.items():
+            yield from textwrap.wrap(f"Made with {told} ({count} of {len(runs)} runs).", 120)
     if known and known.total() < len(runs):
         yield "Of the others, which came first, versions were not kept."
 
