@@ -84,6 +84,8 @@ def _checked(whole: Study, only: Sequence[str]) -> tuple[Study, dict[str, Plan]]
     from compresskit.sweep.plans import check
 
     part = whole.only(only)
+    if part is whole:
+        return check(whole)
     try:
         return check(whole)
     except CompresskitError:
