@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 from compresskit.sweep.costs import flops_at_full_depth, mean_flops
 from compresskit.sweep.runner import read_results
-from compresskit.sweep.study import StudyRun, read_study
+from compresskit.sweep.study import StudyRun
+from compresskit.sweep.study_file import read_study
 
 Json = dict[str, Any]
 SLACK = 0.005

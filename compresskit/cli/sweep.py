@@ -37,7 +37,7 @@ def sweep(
     from compresskit.sweep.charts import write_charts
     from compresskit.sweep.plans import plan_table, plans_to_json
     from compresskit.sweep.runner import Sweep, finished
-    from compresskit.sweep.study import read_study
+    from compresskit.sweep.study_file import read_study
 
     whole = read_study(study, overrides, data_needed=not plan_only).on(("--device", device, "--precision", precision))
     terminal = terminal_for(quiet)

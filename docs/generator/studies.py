@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from compresskit.sweep.study import TOP, DataPart, Part, RunPart
+from compresskit.sweep.study_file import TOP, DataPart, Part, RunPart
 from generator.parts import page, table, words
 
 ABOUT = """\

@@ -18,7 +18,7 @@ from compresskit.cli import cli
 from compresskit.errors import CompresskitError
 from compresskit.sweep.plans import plans_of
 from compresskit.sweep.runner import RESULTS, Sweep, finished, read_results
-from compresskit.sweep.study import read_study
+from compresskit.sweep.study_file import read_study
 from compresskit.testing import save_tiny, tiny_text
 
 STAND_IN = """
@@ -442,7 +442,7 @@ def test_stopped_it_stops_what_runs_and_goes_on_later(place, monkeypatch, how, l
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins without it
         from compresskit.sweep.plans import plans_of
         from compresskit.sweep.runner import Sweep
-        from compresskit.sweep.study import read_study
+        from compresskit.sweep.study_file import read_study
 
         class Nobody:
             def show(self, rows):

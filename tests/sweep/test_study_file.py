@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from compresskit.cli import cli
 from compresskit.errors import CompresskitError
 from compresskit.sweep.plans import check, plans_of, plans_to_json
-from compresskit.sweep.study import read_study
+from compresskit.sweep.study_file import read_study
 from compresskit.testing import save_tiny
 
 HEADS = """\
