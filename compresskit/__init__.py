@@ -15,6 +15,7 @@ from compresskit import registration
 
 if TYPE_CHECKING:
     from compresskit.anatomy import Anatomy, Group, Member, Slice
+    from compresskit.errors import CompresskitError
     from compresskit.hooks import hookimpl
     from compresskit.interfaces import (
         Bank,
@@ -44,6 +45,7 @@ _HOMES = {
     "Group": "anatomy",
     "Member": "anatomy",
     "Slice": "anatomy",
+    "CompresskitError": "errors",
     "hookimpl": "hooks",
     "Bank": "interfaces",
     "Batch": "interfaces",
@@ -69,6 +71,7 @@ __all__ = [
     "Anatomy",
     "Bank",
     "Batch",
+    "CompresskitError",
     "Context",
     "Distiller",
     "ExitHead",

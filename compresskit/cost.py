@@ -72,7 +72,8 @@ class Block:
         part: `word embeddings`, `other embeddings`, `attention`, `ffn`, `exits` or `read-out`.
         layer: 1-based number of the layer that it belongs to, or None.
         parameters: how many.
-        macs: multiply-accumulates for one example at full depth, attention products and heads included.
+        macs: multiply-accumulates for one example at full depth: weight matrices, those of heads too, and the layers'
+            attention products.
         share: of the model's parameters, between 0 and 1.
     """
 

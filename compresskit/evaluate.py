@@ -7,6 +7,7 @@ model's own exit policy; batched inference that stops early gives the same answe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,9 +30,9 @@ from compresskit.speed import TOKENS, time_rows
 
 BATCH = 32
 CONVENTION: Convention = "flops_all"
-THRESHOLDS_TWO = (0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
+THRESHOLDS_TWO = (0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)
 THRESHOLDS_MORE = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
-"""Thresholds of the sweep for two and for more classes, in nats (Shen et al. 2022, released code)."""
+"""Thresholds of the sweep for two and for more classes, in nats (Shen et al. 2022, released code, but for 0.65)."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,12 @@ def settings(policy: ExitPolicy | None, outputs: int, depth: int) -> Sequence[fl
     wanted = policy.settings(outputs, depth)
     if wanted is not None:
         return wanted
-    return () if outputs == 1 else THRESHOLDS_TWO if outputs == 2 else THRESHOLDS_MORE
+    return () if outputs == 1 else usual_thresholds(outputs)
+
+
+def usual_thresholds(classes: int) -> tuple[float, ...]:
+    """Of entropies, in nats, from one that no entropy reaches, at which all leave at the first exit, to none."""
+    return (math.ceil(100 * math.log(classes)) / 100, *(THRESHOLDS_TWO if classes == 2 else THRESHOLDS_MORE))
 
 
 def _variants(policy: ExitPolicy, task: Task, depth: int, given: Sequence[float] | None) -> list[ExitPolicy]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -205,7 +206,24 @@ def run_of(line: Mapping[str, Any], rows: Rows) -> Run:
     """A run as it is kept."""
     told = line["answers"]
     per_exit = {int(layer): numbers(said) for layer, said in told["per_exit"].items()}
-    return Run(line, rows, per_exit, numbers(told["leaving_early"]), numbers(told["exits"]))
+    evaluation = line["evaluation"]
+    whole = {**line, "evaluation": {**evaluation, "sweep": swept(evaluation)}}
+    return Run(whole, rows, per_exit, numbers(told["leaving_early"]), numbers(told["exits"]))
+
+
+def swept(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points of leaving early, for entropies with the one at which all leave at the first exit.
+
+    An entropy of two classes is at most ln 2, so at a threshold above it the first exit's answers are all there are.
+    The thresholds of `evaluate` ended below when the study was run.
+    """
+    points: list[Mapping[str, Any]] = list(evaluation["sweep"])
+    entropic = bool(points) and evaluation["operating_point"]["policy"]["by"] == "entropy"
+    if entropic and max(point["threshold"] for point in points) < math.log(2):
+        first, *_ = evaluation["per_exit"]
+        everybody = dict.fromkeys(points[0]["histogram"], 0) | {str(first["exit"]): evaluation["rows"]}
+        points.insert(0, {"threshold": 0.7, "value": first[evaluation["metric"]], **first, "histogram": everybody})
+    return points
 
 
 def numbers(text: str) -> tuple[int, ...]:

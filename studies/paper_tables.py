@@ -34,7 +34,7 @@ ABLATIONS = ("cost-eff-8x", "no-features", "labels", "no-exit-loss", "two-stage"
 ELSEWHERE = (
     "DistilBERT with its own pre-training",
     "TinyBERT with general distillation",
-    "MobileBERT",
+    "MobileBERT, whose architecture compresskit does not read",
     "BERT 8L-256H and 6L-768H, the pre-trained miniatures",
     "DeeBERT and PABEE on the pre-trained miniatures 12L-256H and 12L-512H",
     "ElasticBERT, and COST-EFF on it",
@@ -72,7 +72,8 @@ def table_3(results: Results) -> Iterator[str]:
     labels |= {f"{name}-{size}": f"{method} (`{name}-{size}`)" for size in SIZES for name, method in METHODS.items()}
     for data in TITLES:
         found = {label: results.on(data, [name]) for name, label in labels.items()}
-        rows = [[label, *(full_depth(runs, data) if runs else [TO_BE_RUN])] for label, runs in found.items()]
+        seed = seed_timed(results.runs.get(data, ()))
+        rows = [[label, *(full_depth(runs, data, seed) if runs else [TO_BE_RUN])] for label, runs in found.items()]
         yield from heading(results, data)
         yield from table(["method", "parameters", "FLOPs", *METRICS[data], "ms, batch 1", "ms, batch 32"], rows)
         yield from ("", timed(results.runs.get(data, ())), "", *guessing(results, data))
@@ -91,12 +92,12 @@ def guessing(results: Results, data: str) -> Iterator[str]:
         yield ""
 
 
-def full_depth(runs: Sequence[Run], data: str) -> list[str]:
-    """Reductions, scores and milliseconds of the seeds of one run."""
+def full_depth(runs: Sequence[Run], data: str, seed: int | None) -> list[str]:
+    """Reductions and scores of the seeds of one run, and milliseconds."""
     cell = cell_of(runs)
     last = [run.line["evaluation"]["per_exit"][-1] for run in runs]
     scores = [plus_minus([found[metric] for found in last], asked(data)) for metric in METRICS[data]]
-    return [f"{cell.parameters:.2f}", f"{cell.flops:.2f}", *scores, *milliseconds(cell, "full depth")]
+    return [f"{cell.parameters:.2f}", f"{cell.flops:.2f}", *scores, *milliseconds(runs, seed, "full depth")]
 
 
 def not_reproduced(_: Results) -> Iterator[str]:
@@ -129,18 +130,19 @@ def dial(results: Results) -> Iterator[str]:
     """The operating point of each recipe."""
     for data in TITLES:
         found = {name: results.on(data, [name]) for size in SIZES for name in sized(WITH_EXITS, size)}
-        rows = [[name, *(as_set(runs, data) if runs else [TO_BE_RUN])] for name, runs in found.items()]
+        seed = seed_timed(results.runs.get(data, ()))
+        rows = [[name, *(as_set(runs, data, seed) if runs else [TO_BE_RUN])] for name, runs in found.items()]
         yield from heading(results, data)
         yield from table(["run", "dial", "FLOPs", *METRICS[data], "ms, batch 1", "ms, batch 32"], rows, words=(0, 1))
         yield from ("", timed(results.runs.get(data, ())), "")
 
 
-def as_set(runs: Sequence[Run], data: str) -> list[str]:
+def as_set(runs: Sequence[Run], data: str, seed: int | None) -> list[str]:
     """Dial, FLOPs reduction, scores and milliseconds of leaving early as the recipe says."""
     own = [run.line["evaluation"]["operating_point"] for run in runs]
     setting, cell = f"{own[0]['policy']['by']}, {own[0]['threshold']:g}", cell_of(runs)
     scores = [plus_minus([point[metric] for point in own], asked(data)) for metric in METRICS[data]]
-    return [setting, f"{cell.flops_early:.2f}", *scores, *milliseconds(cell, "leaving early")]
+    return [setting, f"{cell.flops_early:.2f}", *scores, *milliseconds(runs, seed, "leaving early")]
 
 
 def exits(results: Results) -> Iterator[str]:
@@ -286,19 +288,26 @@ def pick(values: Sequence[int], positions: Sequence[int]) -> list[int]:
     return [values[position] for position in positions]
 
 
-def milliseconds(cell: Cell, label: str) -> list[str]:
-    """At batch 1 and 32, or that they are to be measured."""
-    found = [cell.milliseconds.get((label, batch)) for batch in (1, 32)]
-    return ["to be measured" if time is None else f"{time:.2f}" for time in found]
+def seed_timed(runs: Sequence[Run]) -> int | None:
+    """The last seed of which every run was timed, one after the other, so that times compare; None without one."""
+    missing = {run.line["seed"] for run in runs if not run.line["evaluation"]["milliseconds"]}
+    return max({run.line["seed"] for run in runs} - missing, default=None)
+
+
+def milliseconds(runs: Sequence[Run], seed: int | None, label: str) -> list[str]:
+    """With that seed at batch 1 and 32, or that they are to be measured."""
+    times = [time for run in runs if run.line["seed"] == seed for time in run.line["evaluation"]["milliseconds"]]
+    found = {time["batch"]: f"{time['median']:.2f}" for time in times if time["label"] == label}
+    return [found.get(batch, "to be measured") for batch in (1, 32)]
 
 
 def timed(runs: Sequence[Run]) -> str:
-    """Machine, threads and precision of the milliseconds, and of how many runs they are where not of all."""
-    evaluations = [run.line["evaluation"] for run in runs if run.line["evaluation"]["milliseconds"]]
-    if not evaluations:
+    """Machine, threads and precision of the milliseconds, and the seed that they are of."""
+    seed = seed_timed(runs)
+    if seed is None:
         return "Milliseconds are measured once all runs are done."
-    among = f" in {len(evaluations)} of the {len(runs)} runs" if len(evaluations) < len(runs) else ""
-    return f"Measured on {'; '.join(machines(evaluations))}{among}."
+    evaluations = [run.line["evaluation"] for run in runs if run.line["seed"] == seed]
+    return f"Milliseconds are of seed {seed}, measured on {'; '.join(machines(evaluations))}."
 
 
 def n_of(results: Results, data: str) -> str:

@@ -136,7 +136,7 @@ def test_mean_cost_is_that_of_the_histogram():
     assert point.flops_reduction == pytest.approx(whole / mean)
 
 
-@pytest.mark.parametrize(("classes", "thresholds"), [(2, THRESHOLDS_TWO), (3, THRESHOLDS_MORE)])
+@pytest.mark.parametrize(("classes", "thresholds"), [(2, (0.7, *THRESHOLDS_TWO)), (3, (1.1, *THRESHOLDS_MORE))])
 def test_usual_thresholds_depend_on_the_number_of_classes(classes, thresholds):
     model = multi_exit(labels=classes)
     task = Task("classification", tuple("abc"[:classes]), "accuracy")
@@ -145,7 +145,7 @@ def test_usual_thresholds_depend_on_the_number_of_classes(classes, thresholds):
     assert tuple(point.threshold for point in found.sweep) == thresholds
     layers = [point.mean_exit for point in found.sweep]
     assert layers == sorted(layers)
-    assert layers[-1] == 3
+    assert (layers[0], layers[-1]) == (1, 3), "from all at the first exit to all at the last"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def test_usual_thresholds_that_a_policy_does_not_take_are_left_out():
     model = tiny_compressed(exits=(1, 2, 3), layers=3)
     model.policy = Halves(0.9)
     found = evaluate(model, encoded(model), PADDED, TASK, Run(), latency=False)
-    assert [point.threshold for point in found.sweep] == [0.6, 0.55, 0.5]
+    assert [point.threshold for point in found.sweep] == [0.7, 0.65, 0.6, 0.55, 0.5]
     assert evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(), latency=False).sweep == ()
     with pytest.raises(RecipeError) as caught:
         evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(0.4,), latency=False)

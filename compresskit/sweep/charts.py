@@ -32,6 +32,7 @@ PAGE = "report.html"
 WORK = "GFLOPs per text of 128 tokens, heads included"
 
 Style = dict[str, Any]
+FRONTIER: Style = {"color": GREY, "linewidth": 1, "linestyle": ":"}
 
 
 def styles(runs: Sequence[str]) -> dict[str, Style]:
@@ -100,8 +101,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
     _against(next_axes := next(axes), cells, look, [cell.quickest(32) for cell in cells], quick)
     next_axes.set_xlabel("ms per text, batch 32, measured here, leaving early")
     _exits(next(axes), cells, look)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    _legend(figure, look, columns=4, best=True)
     return figure
 
 
@@ -115,7 +115,6 @@ def draw_panels(groups: Mapping[str, Sequence[Cell]], what: Literal["curves", "e
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(4.2 * len(groups), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -127,9 +126,33 @@ def draw_panels(groups: Mapping[str, Sequence[Cell]], what: Literal["curves", "e
         else:
             axes.text(0.5, 0.5, "no run yet", ha="center", transform=axes.transAxes, color=GREY)
     if look:
-        handles = [Line2D([], [], label=run, markersize=5, linewidth=1, **style) for run, style in look.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+        _legend(figure, look, columns=5)
     return figure
+
+
+def _legend(figure: Figure, look: Mapping[str, Style], columns: int, best: bool = False) -> None:
+    """Every run with its marker on its line, as curves have them, long enough to tell dashes apart."""
+    from matplotlib.lines import Line2D
+
+    numbers = _numbers(look)
+    handles = [
+        Line2D([], [], label=f"{numbers.get(run, '')} {run}".strip(), markersize=5, linewidth=1, **style)
+        for run, style in look.items()
+    ]
+    if best:
+        handles.append(Line2D([], [], label=BEST, **FRONTIER))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=4)
+
+
+def _numbers(look: Mapping[str, Style]) -> dict[str, str]:
+    """A number for each run where they are more than there are markers: a single point has no line to know it by."""
+    return {run: str(number) for number, run in enumerate(look, 1)} if len(look) > len(MARKERS) else {}
+
+
+def _tag(axes: Axes, look: Mapping[str, Style], run: str, point: tuple[float, float]) -> None:
+    """Write the run's number beside a point of it, where runs have numbers."""
+    if number := _numbers(look).get(run):
+        axes.annotate(number, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
 
 
 def _panel(axes: Axes, cells: Sequence[Cell], look: dict[str, Style], what: Literal["curves", "exits"]) -> None:
@@ -167,10 +190,11 @@ def _against(
             known.append((cost, statistics.mean(values)))
             spread = statistics.stdev(values) if len(values) > 1 else None
             style = {**look[cell.run], "linestyle": ""}
-            axes.errorbar(*known[-1], yerr=spread, label=cell.run, capsize=3, markersize=7, **style)
+            axes.errorbar(*known[-1], yerr=spread, capsize=3, markersize=7, **style)
+            _tag(axes, look, cell.run, known[-1])
     best = frontier([*known, *more])
     if len(best) > 1:
-        axes.step(*zip(*best, strict=True), where="post", label=BEST, color=GREY, linewidth=1, linestyle=":", zorder=0)
+        axes.step(*zip(*best, strict=True), where="post", zorder=0, **FRONTIER)
     axes.set_ylabel(cells[0].metric)
     axes.grid(color="#dddddd", linewidth=0.5)
     if not known:
@@ -189,7 +213,9 @@ def _exits(axes: Axes, cells: Sequence[Cell], look: dict[str, Style]) -> None:
 
     several = [cell for cell in cells if len(cell.per_exit) > 1]
     for cell in several:
-        axes.plot(list(cell.per_exit), list(cell.per_exit.values()), markersize=4, linewidth=1, **look[cell.run])
+        points = list(cell.per_exit.items())
+        axes.plot(*zip(*points, strict=True), markersize=4, linewidth=1, **look[cell.run])
+        _tag(axes, look, cell.run, points[-1])
     axes.set_xlabel("exit after layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(cells[0].metric)

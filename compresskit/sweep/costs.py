@@ -16,7 +16,8 @@ Side = Mapping[str, Any]
 def flops_by_exit(side: Side) -> dict[int, float]:
     """FLOPs of one text that leaves after each layer with an exit, or after the last where there is none.
 
-    Two for each multiply-accumulate of weight matrices, attention products and all heads that are asked until there.
+    Two for each multiply-accumulate of weight matrices, the layers' attention products, and all heads that are asked
+    until there, as heads count themselves: weight matrices alone, so FastBERT's lack what their attention multiplies.
     """
     own = own_heads(side)
     depth = len(side["shape"]["heads"])

@@ -56,8 +56,8 @@ def _list(numbers: tuple[float, ...]) -> str:
 EVALUATE = f"""\
 `accuracy`, `f1` and `matthews` stand for whatever metrics the task has. `flops_reduction` is at `tokens` tokens,
 `flops_reduction_at_mean_length` at `mean_tokens`, both by `convention`. The sweep's thresholds are
-{_list(evaluate.THRESHOLDS_TWO)} for two classes and
-{_list(evaluate.THRESHOLDS_MORE)} for more; `--thresholds` gives others."""
+{_list(evaluate.usual_thresholds(2))} for two classes. For more they are ln(classes) rounded
+up, at which all leave at the first exit, and {_list(evaluate.THRESHOLDS_MORE)}. `--thresholds` gives others."""
 
 
 PREDICT = """\

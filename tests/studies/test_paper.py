@@ -52,7 +52,10 @@ def line(name, seed, answers, early="", exits="", data="mrpc", **more):
     point = {"policy": {"by": "entropy", "more": 1}, "threshold": 0.3, "flops_reduction": 4.0, "value": 0.4}
     point |= {"accuracy": 0.5, "f1": 0.4, "histogram": {str(min(answers)): 2, str(max(answers)): 2}}
     last = str(max(answers))
-    sweep = [{"value": 0.9, "histogram": {last: 4}}, {"value": 0.51, "histogram": {str(min(answers)): 4}}]
+    sweep = [
+        {"threshold": 0.7, "value": 0.51, "histogram": {str(min(answers)): 4}},
+        {"threshold": 0.0, "value": 0.9, "histogram": {last: 4}},
+    ]
     evaluation = {
         "metric": "f1" if data == "mrpc" else "accuracy", "value": 0.5, "rows": len(ROWS.labels), "per_exit": per_exit,
         "sweep": sweep if exits else [], "operating_point": point if exits else None, "milliseconds": [],
@@ -218,8 +221,14 @@ def test_at_equal_flops_seeds_are_averaged_before_a_line_is_drawn():
     """Means over seeds: all leave last for 62 and 0.8, or half of them at 1 and half at 2 for 16.5 and 0.6."""
     answers = dict.fromkeys(range(1, 7), "1111")
     points = [
-        [{"value": 0.82, "histogram": {"6": 4}}, {"value": 0.62, "histogram": {"1": 4}}],
-        [{"value": 0.78, "histogram": {"6": 4}}, {"value": 0.58, "histogram": {"2": 4}}],
+        [
+            {"threshold": 0.0, "value": 0.82, "histogram": {"6": 4}},
+            {"threshold": 0.7, "value": 0.62, "histogram": {"1": 4}},
+        ],
+        [
+            {"threshold": 0.0, "value": 0.78, "histogram": {"6": 4}},
+            {"threshold": 0.7, "value": 0.58, "histogram": {"2": 4}},
+        ],
     ]
     # The last of six exits has all heads behind it: 6 times 10 and 6.
     runs = [run("a", seed, answers, exits="1111", sweep=curve) for seed, curve in enumerate(points)]
@@ -333,11 +342,34 @@ def test_a_page_of_all_runs_leaves_nothing_to_be_run_but_times(whole):
     assert "Milliseconds are measured once all runs are done." in text
 
 
-def test_a_table_tells_how_many_runs_its_milliseconds_are_of():
-    time = {"label": "full depth", "batch": 1, "median": 2.0, "processor": "A", "threads": 1, "dtype": "float32"}
-    runs = [run("a", 1, {6: "1011"}), run("a", 2, {6: "1011"}, milliseconds=[time])]
-    assert paper_tables.timed(runs[1:]) == "Measured on A, 1 thread, float32."
-    assert paper_tables.timed(runs) == "Measured on A, 1 thread, float32 in 1 of the 2 runs."
+def test_milliseconds_are_of_the_last_seed_that_all_runs_were_timed_with():
+    def one(name, seed, *medians):
+        time = {"label": "full depth", "batch": 1, "processor": "A", "threads": 1, "dtype": "float32"}
+        return run(name, seed, {6: "1011"}, milliseconds=[time | {"median": median} for median in medians])
+
+    runs = [one("a", 1, 2.0), one("b", 1, 3.0), one("a", 2, 4.0), one("b", 2, 5.0), one("a", 3, 6.0), one("b", 3)]
+    assert paper_tables.timed(runs) == "Milliseconds are of seed 2, measured on A, 1 thread, float32."
+    assert paper_tables.seed_timed(runs) == 2
+    assert paper_tables.milliseconds(runs[::2], 2, "full depth") == ["4.00", "to be measured"]
+    assert paper_tables.timed(runs[4:]) == "Milliseconds are measured once all runs are done."
+
+
+def test_the_curve_of_an_entropy_reaches_the_first_exit():
+    """At a threshold above ln 2 nobody goes on: the score and the cost are those of exit 1."""
+    answers = {1: "1111", 2: "1011"}
+    usual = [{"threshold": 0.6, "value": 0.9, "histogram": {"1": 3, "2": 1}}]
+    kept = line("a", 1, answers, early="1111", exits="1112", data="sst2", sweep=usual)
+    first, *others = run_of(kept, ROWS).line["evaluation"]["sweep"]
+    assert others == usual
+    assert (first["value"], first["histogram"]) == (pytest.approx(0.511), {"1": 4, "2": 0})
+    assert run_of(run_of(kept, ROWS).line, ROWS).line["evaluation"]["sweep"] == [first, *usual], "once"
+
+
+def test_the_curve_of_another_policy_is_left_as_it_is():
+    kept = line("a", 1, {1: "1111", 2: "1011"}, early="1111", exits="1112")
+    kept["evaluation"]["operating_point"]["policy"]["by"] = "patience"
+    kept["evaluation"]["sweep"] = [{"threshold": 1.0, "value": 0.9, "histogram": {"2": 4}}] * 2
+    assert len(run_of(kept, ROWS).line["evaluation"]["sweep"]) == 2
 
 
 def test_every_column_of_a_table_is_in_every_row(whole):
@@ -427,7 +459,7 @@ def test_times_are_told_with_their_machine(whole):
     runs = [run("original", 42, {6: "1111"}, data="sst2", milliseconds=[time, time | {"batch": 32, "median": 1.5}])]
     text = "\n".join(paper_tables.table_3(Results({"sst2": runs}, {"sst2": ROWS})))
     assert "| original, fine-tuned | 2.00 | 1.33 | 0.602 | 3.00 | 1.50 |" in text
-    assert "Measured on Some CPU, 2 threads, float32." in text
+    assert "Milliseconds are of seed 42, measured on Some CPU, 2 threads, float32." in text
 
 
 RECIPE = """\

@@ -60,7 +60,37 @@ def test_axes_have_units_and_the_title_n():
 
 def test_the_legend_names_every_run_and_the_frontier():
     (legend,) = draw(CELLS).legends
-    assert [text.get_text() for text in legend.get_texts()] == ["the best at each cost", "plain", "early <b>"]
+    assert [text.get_text() for text in legend.get_texts()] == ["plain", "early <b>", "the best at each cost"]
+
+
+def looks(line):
+    return line.get_color(), line.get_marker(), line.get_linestyle()
+
+
+def test_the_legend_shows_each_run_as_its_curve_is_drawn():
+    figure = draw(CELLS)
+    (legend,) = figure.legends
+    for axes in (figure.axes[0], figure.axes[-1]):
+        (curve,) = [line for line in axes.lines if line.get_linestyle() not in ("None", ":")]
+        assert looks(legend.get_lines()[1]) == looks(curve)
+
+
+def test_more_runs_than_markers_have_numbers_beside_their_points():
+    """Or two runs, each a single point, would be the same in grey."""
+    many = [cell(f"run {number}", (0.8, 0.9), 2.0) for number in range(1, len(MARKERS) + 1)]
+    assert not any(axes.texts for axes in draw(many).axes[:3])
+    figure = draw([*many, CELLS[1]])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][-2:] == ["12 early <b>", "the best at each cost"]
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(number) for number in range(1, 13)]
+    (last,) = figure.axes[-1].texts
+    assert (last.get_text(), last.xy) == ("12", (2, 0.7))
+
+
+def test_scores_have_their_spread_over_seeds():
+    (bar, *_), _, _, _ = (axes.collections for axes in draw(CELLS).axes)
+    ((_, low), (_, high)) = bar.get_segments()[0]
+    assert (low, high) == (pytest.approx(0.85 - 0.005**0.5), pytest.approx(0.85 + 0.005**0.5))
 
 
 def test_each_run_is_where_it_belongs():

@@ -301,7 +301,7 @@ EXIT_POLICIES = [
         Likely(),
         "sweeps_from_the_earliest_leaving",
         (
-            "lets more leave at later settings of 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0; "
+            "lets more leave at later settings of 0.7, 0.65, 0.6, 0.55, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0; "
             "give it a `settings` method, the earliest leaving first"
         ),
     ),

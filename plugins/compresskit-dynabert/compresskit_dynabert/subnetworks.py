@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compresskit import (
     Batch,
+    CompresskitError,
     Context,
     Distiller,
     Group,
@@ -26,7 +27,6 @@ from compresskit import (
     Trace,
     UnitTrace,
 )
-from compresskit.errors import CompresskitError
 
 Part = Annotated[float, Field(gt=0, le=1)]
 

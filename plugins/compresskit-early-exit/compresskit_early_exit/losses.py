@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from compresskit import Batch, Distiller, Trace
-from compresskit.errors import CompresskitError
+from compresskit import Batch, CompresskitError, Distiller, Trace
 
 
 def error(logits: Tensor, labels: Tensor) -> Tensor:

@@ -66,11 +66,15 @@ def test_learning_to_exit_adds_one_more_than_the_hidden_size():
     assert counts[0] - counts[1] == 256 + 1
 
 
-def test_the_mean_is_that_of_the_tokens_and_not_of_the_padding():
+@pytest.mark.parametrize("head", [DenseTanh("mean"), LearnedCertainty("mean"), SharedDenseTanh("mean")], ids=repr)
+def test_the_mean_is_that_of_the_tokens_and_not_of_the_padding(head):
     hidden, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    pooler = SharedDenseTanh(reads="mean").build_shared(8, 2, 0.0)
+    module, shared = head.build(8, 2, 0.0), head.build_shared(8, 2, 0.0)
+    said = module(hidden, mask, *(() if shared is None else (shared,)))
+    logits = said[0] if isinstance(said, tuple) else said
+    dense = head.pooler_of(shared) or head.pooler_of(module)
     mean = torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)])
-    torch.testing.assert_close(pooler(hidden, mask), torch.tanh(pooler.dense(mean)))
+    torch.testing.assert_close(logits, module.classifier(torch.tanh(dense(mean))))
 
 
 def test_the_certainty_reads_what_the_classifier_reads_after_dropout():

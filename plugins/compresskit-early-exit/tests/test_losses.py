@@ -108,10 +108,12 @@ def test_what_an_exit_says_of_itself_moves_the_layers_below_it():
     assert not hidden.grad[:, 1].any()  # it reads the first token
 
 
-def test_in_regression_being_wrong_is_a_matter_of_degree():
-    logits, labels = {1: torch.tensor([[2.0]]), 2: torch.tensor([[2.0]])}, {"labels": torch.tensor([1.5])}
-    loss = Certainty().loss(trace(logits, 0, {1: torch.tensor([-40.0])}), None, labels)
-    assert loss.item() == pytest.approx(math.tanh(0.5) ** 2)
+@pytest.mark.parametrize("answer", [2.5, 0.5])
+def test_in_regression_being_wrong_is_a_matter_of_degree_and_not_of_direction(answer):
+    """One away from the label of 1.5, above or below; the exit says 0.5."""
+    logits, labels = {1: torch.tensor([[answer]]), 2: torch.tensor([[answer]])}, {"labels": torch.tensor([1.5])}
+    loss = Certainty().loss(trace(logits, 0, {1: torch.tensor([0.0])}), None, labels)
+    assert loss.item() == pytest.approx((math.tanh(1.0) - 0.5) ** 2)
 
 
 def test_in_regression_the_certainty_moves_what_an_exit_says_of_itself_and_never_its_answer():
@@ -131,6 +133,31 @@ def test_o4_fastberts_direction_as_released_and_as_printed():
     logits = {1: logit(0.5, 0.5), 2: logit(0.9, 0.1)}
     assert SelfDistillation().loss(trace(logits), None, {}).item() == pytest.approx(0.3681, abs=5e-5)
     assert SelfDistillation("paper").loss(trace(logits), None, {}).item() == pytest.approx(0.5108, abs=5e-5)
+
+
+def test_o4_fastberts_loss_is_the_sum_over_the_exits_below_the_last():
+    """KL((.9, .1) || (.5, .5)) = 0.3681 and KL((.9, .1) || (.8, .2)) = .9 ln 9/8 + .1 ln 1/2 = 0.0367."""
+    logits = {1: logit(0.5, 0.5), 2: logit(0.8, 0.2), 3: logit(0.9, 0.1)}
+    assert SelfDistillation().loss(trace(logits), None, {}).item() == pytest.approx(0.4048, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("distiller", "step", "loss"),
+    [
+        (WeightedLabels(), 0, (1 * 6.5 + 2 * 2 + 3 * 4) / 6),
+        (BY_THREE, 0, 1 * 6.5 + 0.5 * 2 + 0.3 * 4),
+        (AlternatingLabels(), 0, 4),
+        (AlternatingLabels(), 1, 6.5 + 2 + 4),
+        (AlternatingLabels(last=False), 1, 6.5 + 2),
+        (SelfDistillation(), 0, (0**2 + 5**2) / 2 + (2**2 + 0**2) / 2),
+    ],
+    ids=repr,
+)
+def test_in_regression_errors_are_squared(distiller, step, loss):
+    """Two examples: exit 1 is off by 2 and 3, (4 + 9) / 2 = 6.5; exit 2 by 0 and 2, 2; the last by 2 and 2, 4."""
+    logits = {1: torch.tensor([[3.0], [3.0]]), 2: torch.tensor([[1.0], [-2.0]]), 3: torch.tensor([[3.0], [-2.0]])}
+    found = distiller.loss(trace(logits, step), None, {"labels": torch.tensor([1.0, 0.0])})
+    assert found.item() == pytest.approx(loss)
 
 
 def test_o4_the_last_exit_teaches_and_does_not_learn():

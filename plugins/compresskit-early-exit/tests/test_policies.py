@@ -139,6 +139,17 @@ def test_who_thinks_itself_likely_to_be_wrong_stays():
     assert leaves_at(Learned(0.1), [1.5], [1.5], [1.5], signals=(-4.0,)) == 1  # regression
 
 
+@pytest.mark.parametrize("policy", [MaximumProbability(0.5), NormalizedEntropy(0.5), Learned(0.5)], ids=repr)
+def test_from_setting_to_setting_fewer_leave_at_once_from_everybody_to_nobody(policy):
+    """Of 80 examples whose exit is ever surer: p of the likelier class is 1 / (1 + e^-gap), from 0.5 to 0.9996."""
+    gaps = torch.arange(80) / 10
+    trail = ExitTrail((torch.stack([0 * gaps, gaps], dim=1),), (1,), 6, (-gaps,))
+    dials = [build(type(policy), {policy.dial: setting}) for setting in policy.settings(2, 6)]
+    leave = [int(dial.leave(trail).sum()) for dial in dials]
+    assert (leave[0], leave[-1]) == (80, 0)
+    assert len(leave) >= 2 + 5 and all(one > next_ for one, next_ in itertools.pairwise(leave))
+
+
 @pytest.mark.parametrize(
     "policy", [Patience(2), MaximumProbability(0.5), NormalizedEntropy(0.5), Learned(0.5)], ids=repr
 )

@@ -11,8 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compresskit import Batch, Distiller, Masker, Masks, Sizes, Trace
-from compresskit.errors import CompresskitError
+from compresskit import Batch, CompresskitError, Distiller, Masker, Masks, Sizes, Trace
 from compresskit_gates.gates import LEAST, GatedModel, HardConcrete, how_open
 
 

@@ -318,6 +318,24 @@ def test_only_layers_that_add_something_learn():
     assert match(trace(0, 13, 20, alive=()), teacher, 2) == 0
 
 
+def test_layers_are_matched_and_learn_through_the_projection():
+    """Before it layer 1 is there already; after it layer 2 is nearest, (19 - 20)^2 = 1."""
+    student = replace(trace(0, 20, 7), projected=trace(0, 14, 19).hidden)
+    assert match(student, replace(trace(0, 10, 20), projected=()), 2) == (19 - 20) ** 2
+
+
+def test_a_layers_distance_is_the_mean_over_texts_of_each_texts_own_tokens():
+    """A text of one token, (16 + 4) / 2 = 10, and one of three, of 2, 4 and 0, so 2: (10 + 2) / 2.
+
+    Over tokens alike it would be (10 + 2 + 4 + 0) / 4 = 4.
+    """
+    texts = torch.tensor([[[4.0, 2.0], [9.0, 9.0], [9.0, 9.0]], [[0.0, 2.0], [2.0, 2.0], [0.0, 0.0]]])
+    mask = torch.tensor([[1, 0, 0], [1, 1, 1]])
+    student = replace(trace(0, 0), mask=mask, projected=(texts, texts))
+    teacher = replace(trace(0, 0), mask=mask, hidden=(torch.zeros(2, 3, 2),) * 2)
+    assert match(student, teacher, 1) == (10 + 2) / 2
+
+
 @pytest.mark.parametrize(
     ("depth", "expected"), [(12, (3, 6, 9, 12)), (6, (2, 3, 5, 6)), (4, (1, 2, 3, 4)), (2, (1, 2)), (1, (1,))]
 )

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from compresskit import Bank, Batch, Distiller, Trace
-from compresskit.errors import CompresskitError
+from compresskit import Bank, Batch, CompresskitError, Distiller, Trace
 
 
 class Entries(NamedTuple):

@@ -7,13 +7,33 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 
-from compresskit.testing import apply_tiny, tiny_tokenizer
+from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import Original
+from compresskit.cost import original_shape
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
+from compresskit.strategies.labels import Labels
+from compresskit.strategies.predictions import Predictions
+from compresskit.testing import apply_tiny, tiny_tokenizer, trainings
 
 RECIPE = Path(__file__).parent.parent / "compresskit_layers" / "recipes" / "albert.yaml"
 QUICK = ("steps.0.finetune.epochs=1", "steps.3.epochs=1")
 LAYERS, HIDDEN, NEURONS = 4, 48, 64
+
+
+def test_the_methods_trainings_in_numbers():
+    losses = {"predictions": (1, Predictions()), "labels": (1, Labels())}
+    again = {"teacher": "teacher", "epochs": 10, "learning_rate": 5e-5, "by": losses}
+    assert trainings(RECIPE) == [{"epochs": 3}, again]
+
+
+def test_of_bert_base_embeddings_of_128_numbers_and_one_layer_are_left():
+    bert = load_catalogue().anatomy("bert")
+    original = Original("bert", BertConfig(), bert, original_shape(bert, BertConfig()))
+    shape = make_plan(read_recipe(RECIPE), original).shape
+    assert (shape.embedding, shape.owners) == (128, (0,) * 12)
 
 
 @pytest.fixture(scope="module", params=[1, 2])

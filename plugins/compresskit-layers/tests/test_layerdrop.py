@@ -10,14 +10,17 @@ import torch
 from compresskit_layers import LayerDrop
 from compresskit_layers.layerdrop import DroppedLayers
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 from compresskit import Distiller, Sizes
 from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import Original
 from compresskit.cost import dims_of
 from compresskit.edits import LayerShape, Shape
 from compresskit.mismatches import mismatches
-from compresskit.testing import apply_tiny, parametrize, tiny_model
+from compresskit.plan import make_plan
+from compresskit.recipe import read_recipe
+from compresskit.testing import apply_tiny, parametrize, tiny_model, trainings
 from compresskit.verbs import Distill, Loss
 
 RECIPES = Path(__file__).parent.parent / "compresskit_layers" / "recipes"
@@ -52,6 +55,19 @@ def test_each_pass_draws_anew_and_each_layer_alike():
 
 def test_one_layer_is_always_left():
     assert min(sum(layers) for layers in drawn(0.99, 2000)) == 1
+
+
+def test_the_methods_training_in_numbers():
+    """Half of the layers will go, for which the authors advise a rate of 0.5."""
+    assert trainings(RECIPES / "layerdrop.yaml") == [{"when": "always", "epochs": 3, "mask": LayerDrop(0.5)}]
+
+
+def test_the_recipe_keeps_every_other_layer_of_twelve():
+    """Counted from 1, of BERT base, in which layers are told apart by numbers of neurons that they have not."""
+    bert = load_catalogue().anatomy("bert")
+    marked = Shape(tuple(LayerShape(12, 1000 + layer) for layer in range(1, 13)))
+    plan = make_plan(read_recipe(RECIPES / "layerdrop.yaml"), Original("bert", BertConfig(), bert, marked))
+    assert [layer.neurons - 1000 for layer in plan.shape.layers] == [1, 3, 5, 7, 9, 11]
 
 
 def test_layers_are_left_out_while_the_recipe_trains(tmp_path, monkeypatch):

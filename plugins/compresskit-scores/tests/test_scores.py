@@ -94,6 +94,23 @@ def test_p10_examples_do_not_cancel_in_the_paper(reading, score):
     assert scores(Molchanov(reading, normalize=False), [[[1.0]], [[1.0]]], [[[1.0]], [[-1.0]]]) == [score]
 
 
+@pytest.mark.parametrize("reading", ["paper", "positions", "signed"])
+def test_p10_what_the_loss_would_fall_with_counts_as_much_as_what_it_would_rise_with(reading):
+    """Products of -2 and 1: without the absolute value the first unit would be cut first."""
+    assert scores(Molchanov(reading, normalize=False), [[[1.0, 1.0]]], [[[-2.0, 1.0]]]) == [2.0, 1.0]
+
+
+# Two tokens of a unit of two numbers; the products are 1, 2, -4 and 3.
+WIDE = UnitTrace(
+    torch.tensor([[[[1.0, -2.0]], [[4.0, 3.0]]]]), torch.tensor([[[[1.0, -1.0]], [[-1.0, 1.0]]]]), torch.ones(1, 2)
+)
+
+
+@pytest.mark.parametrize(("reading", "score"), [("paper", 2 / 4), ("positions", 10 / 4), ("signed", 2 / 4)])
+def test_p10_all_numbers_of_a_head_count_towards_the_mean(reading, score):
+    assert Molchanov(reading).observe(WIDE).tolist() == [[score]]
+
+
 @pytest.mark.parametrize("pruner", [Molchanov(), Michel()])
 def test_p10_a_layers_scores_have_length_one(pruner):
     found = scores(pruner, [[[3.0, 4.0]]], [[[1.0, 1.0]]])
@@ -108,6 +125,11 @@ def test_p9_a_dead_unit_goes_first_and_signs_do_not_count():
     """The signed means of the three are 0, 0 and 0.1."""
     found = scores(DropNet(), [[[0.0, 5.0, 0.1], [0.0, -5.0, 0.1]]], [[[9.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
     assert found == [0.0, 5.0, pytest.approx(0.1)]
+
+
+def test_p9_a_heads_activity_is_the_mean_over_its_numbers():
+    """(1 + 2) / 2 = 1.5 and (4 + 3) / 2 = 3.5."""
+    assert DropNet().observe(WIDE).tolist() == [[(1.5 + 3.5) / 2]]
 
 
 # --- Fisher ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from compresskit import Distiller, Sizes, Trace
-from compresskit.errors import CompresskitError
+from compresskit import CompresskitError, Distiller, Sizes, Trace
 
 Layer = TypeVar("Layer")
 

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compresskit import Batch, Distiller, Projections, Sizes, Trace
-from compresskit.errors import CompresskitError
+from compresskit import Batch, CompresskitError, Distiller, Projections, Sizes, Trace
 
 
 def relations(layer: Projections, heads: int, mask: Tensor) -> Tensor:

@@ -156,9 +156,10 @@ def test_the_released_mean_divides_by_padding_and_counts_its_queries():
     assert AttentionScores().loss(*pair, {}).item() == pytest.approx(1.0)
 
 
-def test_cosine_is_one_for_the_other_direction_at_right_angles_and_two_for_the_opposite():
+def test_cosine_of_the_last_states_is_one_at_right_angles_and_two_for_the_opposite():
     def last(*row):
-        return trace(hidden=[torch.tensor([[row]])], mask=torch.ones(1, 1, dtype=torch.long))
+        """After a first state that is the same everywhere."""
+        return trace(hidden=[torch.ones(1, 1, 2), torch.tensor([[row]])], mask=torch.ones(1, 1, dtype=torch.long))
 
     for row, loss in (((3.0, 0.0), 0.0), ((0.0, 5.0), 1.0), ((-2.0, 0.0), 2.0)):
         assert Cosine().loss(last(*row), last(1.0, 0.0), {}).item() == pytest.approx(loss, abs=1e-6)
@@ -189,6 +190,43 @@ def divergence(first, second):
 def heads_of(*heads):
     """(1, heads, tokens, 4): of each token a number in the first entry, and nothing in the others."""
     return torch.tensor([[[[number, 0.0, 0.0, 0.0] for number in head] for head in heads]])
+
+
+@pytest.mark.parametrize(("average", "expected"), [("examples", (50 + 25) / 8), ("positions", (55 + 25) / 18)])
+def test_attention_scores_are_averaged_over_heads_and_pairs_and_added_up_over_layers(average, expected):
+    """Two tokens and one of padding, two heads: 2 * 2 * 2 = 8 errors a layer, and 2 * 3 * 3 = 18 positions.
+
+    Keys of 2 and 4 make 1 and 2 of a query of 1, for the root of a size of 4. Layer 1: a head's queries of 1 and 3 err
+    by 1 2 3 6, squared 1 + 4 + 9 + 36 = 50, and padding's of 1 by 1 2, squared 5. Layer 2: a query of 1 in one head, 5,
+    and of 2 in the other, by 2 4, squared 20.
+    """
+    none, keys = heads_of([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]), heads_of([2.0, 4.0, 9.0], [2.0, 4.0, 9.0])
+    one, two = heads_of([1.0, 3.0, 1.0], [0.0, 0.0, 0.0]), heads_of([1.0, 0.0, 0.0], [0.0, 2.0, 0.0])
+    student = trace(attention=[Projections(none, none, none)] * 2, mask=ONE_PADDED)
+    teacher = trace(attention=[Projections(one, keys, none), Projections(two, keys, none)], mask=ONE_PADDED)
+    assert AttentionScores(average).loss(student, teacher, {}).item() == pytest.approx(expected)
+
+
+RIGHT = [[0.0, 0.0], [0.0, 0.0], [9.0, 9.0]]  # two tokens, and padding that is not
+WRONG = [[1.0, 3.0], [0.0, 0.0], [9.0, 9.0]]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([[[2.0, 0.0], [2.0, 4.0], [9.0, 9.0]], [[0.0, 2.0], [0.0, 0.0], [9.0, 9.0]]], 2.5 + 6 + 1),
+        ([RIGHT, RIGHT], 2.5),
+    ],
+    ids=["all-wrong", "embedding-wrong"],
+)
+def test_states_are_averaged_over_dimensions_and_tokens_and_added_up_with_the_embeddings(layers, expected):
+    """Embedding: (1 + 9) / 2 = 5 and 0, so 2.5; layer 1: (4 + 0) / 2 = 2 and (4 + 16) / 2 = 10, so 6; layer 2: 2 and
+
+    0, so 1.
+    """
+    student = trace(projected=[torch.tensor([tokens]) for tokens in (WRONG, *layers)], mask=ONE_PADDED)
+    teacher = trace(hidden=[torch.zeros(1, 3, 2)] * 3, mask=ONE_PADDED)
+    assert ProjectedStates().loss(student, teacher, {}).item() == pytest.approx(expected)
 
 
 def test_attention_transfer_is_the_mean_over_heads_and_queries_of_the_divergence_from_the_teacher():
@@ -253,13 +291,16 @@ def test_relations_take_the_layer_that_is_asked_for():
 
 
 @pytest.mark.parametrize(("step", "turn"), [(0, 0), (4, 0), (5, 1), (9, 1), (10, 2), (14, 2)])
-def test_mobileberts_layers_take_turns(step, turn):
-    generator = torch.Generator().manual_seed(0)
-    ours, theirs = ([torch.randn(2, 3, 8, generator=generator) for _ in range(4)] for _ in range(2))
-    student = replace(trace(hidden=ours), step=step, steps=15)
-    alone = trace(hidden=[ours[0], *(ours[layer] if layer == turn + 1 else theirs[layer] for layer in (1, 2, 3))])
-    expected = FeatureTransfer().loss(alone, trace(hidden=theirs), {})
-    torch.testing.assert_close(FeatureTransfer(True).loss(student, trace(hidden=theirs), {}), expected)
+@pytest.mark.parametrize("transfer", [FeatureTransfer, AttentionTransfer])
+def test_mobileberts_layers_take_turns(transfer, step, turn):
+    ours, theirs = (trace(states(4, seed=seed), [layer(10 * seed + each) for each in range(3)]) for seed in (1, 2))
+    student = replace(ours, step=step, steps=15)
+    whose = [ours if each == turn else theirs for each in range(3)]
+    alone = trace(
+        [ours.hidden[0], *(one.hidden[each + 1] for each, one in enumerate(whose))],
+        [one.attention[each] for each, one in enumerate(whose)],
+    )
+    torch.testing.assert_close(transfer(True).loss(student, theirs, {}), transfer().loss(alone, theirs, {}))
 
 
 @pytest.mark.parametrize(
