@@ -26,7 +26,7 @@ def card(recipe: Recipe, base: str, report: Report) -> str:
     front = ["---", "library_name: compresskit", "pipeline_tag: text-classification"]
     if not Path(base).exists():
         front.append(f"base_model: {base}")
-    front += ["tags:", "- compresskit", "- pruned", "- early-exit", "---", ""]
+    front += ["tags:", "- compresskit", *(["- early-exit"] if report.model.shape.exits else []), "---", ""]
     return "\n".join(
         [
             *front,

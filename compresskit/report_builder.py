@@ -94,7 +94,7 @@ def report_on(model: str, against: str | None, run: Run, timing: bool = True, to
     if saved is not None:
         leaving = saved.model.leaving
         if leaving is None or leaving.policy == _words(read_original(model).policy or {}):
-            side = replace(side, scores=saved.model.scores, leaving=leaving)
+            side = replace(side, scores=saved.model.scores, leaving=leaving, always=saved.model.always)
         else:
             run.progress.say(
                 f"{model} no longer leaves by {leaving.policy}, with which it was scored, so its scores are left out; "

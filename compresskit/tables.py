@@ -158,7 +158,9 @@ def _size(what: str, before: int | None, after: int, less: str, more: str) -> Ro
         return what, "", f"{after:,}", ""
     if before == after:
         return what, f"{before:,}", f"{after:,}", "the same"
-    change = f"{before / after:.2f} times {less}" if before > after else f"{after / before:.2f} times {more}"
+    ratio, word = (before / after, less) if before > after else (after / before, more)
+    # A head more is no "1.00 times".
+    change = f"{ratio:.2f} times {word}" if ratio >= 1.005 else f"{abs(after - before) / before:.2%} {word}"
     return what, f"{before:,}", f"{after:,}", change
 
 

@@ -211,7 +211,9 @@ def test_the_record_tells_what_was_done(finished, places):
     assert (shape.rank, shape.exits) == (16, (1, 2))
     assert loaded.model.policy.threshold == 0.3
     assert loaded.labels == ("0", "1")
-    assert "# model, compressed by trial" in (finished.out / "README.md").read_text()
+    card = (finished.out / "README.md").read_text()
+    assert "# model, compressed by trial" in card
+    assert "\ntags:\n- compresskit\n- early-exit\n---\n" in card
 
 
 def test_the_report_tells_scores_and_the_seconds_of_training_and_of_measuring(finished):

@@ -122,6 +122,14 @@ def test_against_another_model_both_are_counted_and_timed(tmp_path):
     assert other.original.scores == ()
 
 
+def test_a_report_on_a_saved_model_tells_too_that_it_gives_one_label(tmp_path):
+    _, _, saved = run_of(tmp_path)
+    path = tmp_path / "out" / "compression.json"
+    always = replace(saved, model=replace(saved.model, always="yes"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"report": always.to_json()}))
+    assert report_on(str(tmp_path / "out"), None, Run(), timing=False).model.always == "yes"
+
+
 def test_scores_of_another_exit_policy_are_left_out(tmp_path, told):
     model, _, saved = run_of(tmp_path)
     assert saved.model.leaving.policy == "entropy, threshold 0.5"

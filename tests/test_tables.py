@@ -67,6 +67,12 @@ def test_a_model_that_grew_says_so():
     assert change("FLOPs (flops_all)", ORIGINAL, grown)[2] == "FLOPs reduction 1.00"
 
 
+def test_a_model_that_hardly_grew_says_by_how_little():
+    before, after = replace(ORIGINAL, parameters=22_713_986), replace(ORIGINAL, parameters=22_717_836)
+    assert change("parameters", before, after)[2] == "0.02% more"
+    assert change("parameters", after, before)[2] == "0.02% fewer"
+
+
 def test_a_model_of_the_same_size_says_so():
     assert change("parameters", ORIGINAL, ORIGINAL)[2] == "the same"
 

@@ -36,7 +36,7 @@ def sweep(
     from compresskit.sweep import results
     from compresskit.sweep.charts import write_charts
     from compresskit.sweep.plans import plan_table, plans_to_json
-    from compresskit.sweep.runner import Sweep, finished
+    from compresskit.sweep.runner import Sweep, finished, unfinished
     from compresskit.sweep.study_file import read_study
 
     whole = read_study(study, overrides, data_needed=not plan_only).on(("--device", device, "--precision", precision))
@@ -61,7 +61,8 @@ def sweep(
     if every:
         # The page is of the whole study, and not only of what was asked for now.
         found = results.cells(every, out, whole.against)
-        page = write_charts(found, results.tables(found, whole.against), whole.name, out, whole.about)[-1]
+        about = f"{whole.about} {unfinished(whole, out)}".strip()
+        page = write_charts(found, results.tables(found, whole.against), whole.name, out, about)[-1]
         terminal.say(f"charts and tables: {page}")
     if as_json:
         click.echo(json.dumps(lines, indent=2))

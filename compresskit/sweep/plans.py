@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from compresskit.errors import CompresskitError
 from compresskit.job import code_versions, outside_models, sources
 from compresskit.journal import digest
 from compresskit.plan import Plan, make_plan
+from compresskit.recipe import Recipe
 from compresskit.sweep.study import Study, StudyRun
 from compresskit.tables import Table
 
@@ -28,7 +29,27 @@ def plans_of(study: Study) -> dict[str, Plan]:
         CompresskitError: a checkpoint can't be read, or a recipe does not fit it.
     """
     originals = _originals(study, {run.checkpoint for run in study.runs})
-    return {run.folder: make_plan(run.recipe, originals[run.checkpoint]) for run in study.runs}
+    plans = _make_plans([(run.name, run.checkpoint, run.recipe) for run in study.runs], originals)
+    return {run.folder: plan for run, plan in zip(study.runs, plans, strict=True)}
+
+
+def _make_plans(asked: Sequence[tuple[str, str, Recipe]], originals: Mapping[str, Original]) -> list[Plan]:
+    """Of recipes by the names of their run and checkpoint.
+
+    Raises:
+        CompresskitError: every run whose recipe does not fit its checkpoint, and why.
+    """
+    plans: list[Plan] = []
+    wrong: dict[str, None] = {}  # what is the same with every seed is told once
+    for name, checkpoint, recipe in asked:
+        original = originals[checkpoint]
+        try:
+            plans.append(make_plan(recipe, original))
+        except CompresskitError as error:
+            wrong[f"runs, {name} on {checkpoint}: {error}"] = None
+    if wrong:
+        raise CompresskitError("\n".join(wrong))
+    return plans
 
 
 def check(study: Study) -> tuple[Study, dict[str, Plan]]:
@@ -116,8 +137,8 @@ def plans_to_json(study: Study) -> list[dict[str, Any]]:
     needed = {name for plan in study.plans for name in (plan.checkpoint, study.original) if name}
     originals = _originals(study, needed)
     made: list[dict[str, Any]] = []
-    for one in study.plans:
-        plan = make_plan(one.recipe, originals[one.checkpoint])
+    plans = _make_plans([(one.run, one.checkpoint, one.recipe) for one in study.plans], originals)
+    for one, plan in zip(study.plans, plans, strict=True):
         sizes = plan.to_json(against=originals[study.original or one.checkpoint])
         about = {"run": one.run, "checkpoint": one.checkpoint}
         same = [other for other in made if other == {**about, "data": other["data"], **sizes}]

@@ -320,6 +320,18 @@ def finished(study: Study, out: Path) -> list[dict[str, Any]]:
     return [lines[run.folder] for run in study.runs if run.folder in lines]
 
 
+def unfinished(study: Study, out: Path) -> str:
+    """How many runs of a study have no results yet, and which have failed; empty where all are done."""
+    states = {line["folder"]: line["state"] for line in read_results(out)}
+    missing = [run for run in study.runs if states.get(run.folder) != "done"]
+    failed = [run for run in missing if states.get(run.folder) == "failed"]
+    told = f"{len(missing)} of {len(study.runs)} runs have no results yet." if missing else ""
+    if failed:
+        named = ", ".join(f"{run.data} {run.checkpoint} {run.name} {run.seed}" for run in failed)
+        told += f" Failed: {named}."
+    return told
+
+
 def _is_ours(path: Path) -> bool:
     """Whether a file begins as the results of a sweep do, as far as it goes."""
     if not path.is_file():

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from compresskit.cli import cli
 from compresskit.errors import CompresskitError
 from compresskit.sweep.plans import plans_of
-from compresskit.sweep.runner import RESULTS, Sweep, finished, read_results
+from compresskit.sweep.runner import RESULTS, Sweep, finished, read_results, unfinished
 from compresskit.sweep.study_file import read_study
 from compresskit.testing import save_tiny, tiny_text
 
@@ -314,6 +314,9 @@ def test_a_failed_run_is_told_and_the_others_go_on(place, monkeypatch):
     assert lines[0]["error"] == "half.yaml: 1 mistake\n  line 3: no"
     assert seen[-1][0][-2:] == ("failed", "half.yaml: 1 mistake")
     assert read_results(place / "out")[0]["state"] == "failed"
+    study = read_study(place / "study.yaml")
+    assert unfinished(study, place / "out") == "1 of 4 runs have no results yet. Failed: text tiny one 1."
+    assert unfinished(study, place / "elsewhere") == "4 of 4 runs have no results yet."
 
     monkeypatch.setenv("FAIL", "nothing")
     (place / "diary").unlink()

@@ -205,6 +205,17 @@ def test_only_some_runs(read):
     )
 
 
+def test_recipes_that_do_not_fit_are_all_told_with_their_run_and_checkpoint(read, root):
+    more = "- heads.yaml\n- {recipe: heads.yaml, name: more, set: [steps.1.keep=7]}"
+    text = STUDY.replace("steps.1.keep=2", "steps.1.keep=9").replace("steps.1.keep=3", "steps.1.keep=8")
+    study = read(text.replace("- heads.yaml", more))
+    for asked in (plans_of, plans_to_json, check):
+        with pytest.raises(CompresskitError) as error:
+            asked(study)
+        told = [line for line in str(error.value).splitlines() if line.startswith("runs")]
+        assert told == [f"runs, more on tiny: {root}/heads.yaml: 1 mistake", "runs, shape on tiny: shape-8x: 1 mistake"]
+
+
 def test_plans_are_those_of_the_recipes(read):
     study = read()
     plans = plans_of(study)
