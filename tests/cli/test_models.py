@@ -94,7 +94,7 @@ def test_evaluate_scores_every_exit_and_threshold(command, compressed, data):
     found = json.loads(shown.stdout)
     assert {"metric", "value", "per_exit", "sweep"} <= found.keys()
     assert [row["exit"] for row in found["per_exit"]] == [1, 2, 3]
-    assert len(found["sweep"]) == 9
+    assert len(found["sweep"]) == 11
     assert "evaluating" in shown.stderr
     table = command("evaluate", compressed, "--data", data / "dev.tsv", "--thresholds", "0.6,0.1", "--quiet")
     assert "as saved: 0.3" in table.stdout
