@@ -159,7 +159,7 @@ def _size(what: str, before: int | None, after: int, less: str, more: str) -> Ro
     if before == after:
         return what, f"{before:,}", f"{after:,}", "the same"
     ratio, word = (before / after, less) if before > after else (after / before, more)
-    # A head more is no "1.00 times".
+    # Exits may add so little that the ratio would read 1.00.
     change = f"{ratio:.2f} times {word}" if ratio >= 1.005 else f"{abs(after - before) / before:.2%} {word}"
     return what, f"{before:,}", f"{after:,}", change
 
