@@ -233,18 +233,14 @@ def hours(runs: Sequence[Run]) -> float:
 
 
 def versions(results: Results) -> Iterator[str]:
-    """What the runs were made with, where that is known."""
+    """What the runs were made with."""
     runs = [run.line for found in results.runs.values() for run in found]
     known = Counter(
         ", ".join([*(f"{name} {version}" for name, version in line["versions"].items()), line["precision"]])
         for line in runs
-        if "versions" in line
     )
-    if known:
-        for told, count in known.items():
-            yield from textwrap.wrap(f"Made with {told} ({count} of {len(runs)} runs).", 120)
-    if known and known.total() < len(runs):
-        yield "Of the others, which came first, versions were not kept."
+    for told, count in known.items():
+        yield from textwrap.wrap(f"Made with {told} ({count} of {len(runs)} runs).", 120)
 
 
 def commands(results: Results) -> Iterator[str]:
