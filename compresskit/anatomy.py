@@ -6,14 +6,17 @@ belongs to a unit. A *group* is all the units of one layer that compete with one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from compresskit.modules import FactorizedLinear
+
+if TYPE_CHECKING:
+    from transformers.configuration_utils import PreTrainedConfig
 
 UnitTarget = Literal["heads", "neurons"]
 Role = Literal["query", "key", "value", "attention-out", "ffn-in", "ffn-out"]
@@ -38,6 +41,30 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Particulars:
+    """The sizes of a model of a family whose layers have more in them than attention and one FFN.
+
+    Such a family's hidden states can't be cut and its embeddings can't be projected.
+
+    Args:
+        width: of the states inside a layer, which heads and neurons read and write and two norms scale.
+        values: width of the states that the values are made from.
+        layer_parameters, layer_macs: of what a layer has beside its attention and the FFN that neurons are cut from;
+            multiply-accumulates are for one token.
+        embedding_parameters, embedding_macs: of what the embeddings have beside the word table, likewise.
+        dense: whether the read-out has a dense layer before its classifier.
+    """
+
+    width: int
+    values: int
+    layer_parameters: int
+    layer_macs: int
+    embedding_parameters: int
+    embedding_macs: int
+    dense: bool
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """One row of `architectures.py`: everything compresskit needs to know about a family of encoders.
 
@@ -59,6 +86,9 @@ class Anatomy:
         positions_after: config attribute after whose value positions are numbered, from it + 1; None where they begin
             at 0.
         embedding_size, hidden_size, head_total, neuron_total, layer_total: attribute names in the config.
+        inner_size: attribute name in the config of the width of the states inside a layer, where it is one of its own.
+        particulars: what computes from a config the sizes in which the family is unlike BERT, or None.
+        lookahead: how many tokens to the right of a token its embedding is made from.
     """
 
     model_type: str
@@ -79,6 +109,9 @@ class Anatomy:
     head_total: str = "num_attention_heads"
     neuron_total: str = "intermediate_size"
     layer_total: str = "num_hidden_layers"
+    inner_size: str | None = None
+    particulars: Callable[[PreTrainedConfig], Particulars] | None = None
+    lookahead: int = 0
 
     @property
     def project(self) -> str:

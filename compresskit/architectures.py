@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from compresskit.anatomy import Anatomy, Slice
+from compresskit.anatomy import Anatomy, Particulars, Slice
 from compresskit.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from transformers.configuration_utils import PreTrainedConfig
 
 BERT_HEADS = (
     Slice("attention.self.query", "query", 0),
@@ -85,7 +89,50 @@ DISTILBERT = Anatomy(
 )
 
 
+def mobilebert_sizes(config: PreTrainedConfig) -> Particulars:
+    """Bottlenecks, several FFNs a layer, and embeddings that look at three tokens (Sun et al. 2020, section 3)."""
+    hidden, words = int(config.hidden_size), int(config.embedding_size)
+    inner = int(config.intra_bottleneck_size) if config.use_bottleneck else hidden
+    # Everything goes in through one bottleneck, queries and keys through a second, and out again through a third.
+    entrances = (1 + config.key_query_shared_bottleneck) if config.use_bottleneck else 0
+    exits = int(config.use_bottleneck)
+    ffns, neurons = int(config.num_feedforward_networks) - 1, int(config.intermediate_size)
+    unused = config.key_query_shared_bottleneck and config.use_bottleneck_attention and config.use_bottleneck
+    ffn_macs, passage = 2 * inner * neurons, hidden * inner
+    read = (3 if config.trigram_input else 1) * words
+    read_macs = read * hidden if config.trigram_input or words != hidden else 0
+    return Particulars(
+        width=inner,
+        values=inner if config.use_bottleneck_attention else hidden,
+        layer_parameters=entrances * (passage + 3 * inner)
+        + exits * (passage + 3 * hidden)
+        + ffns * (ffn_macs + neurons + 3 * inner),
+        layer_macs=(entrances + exits - unused) * passage + ffns * ffn_macs,
+        embedding_parameters=(config.max_position_embeddings + config.type_vocab_size + read + 3) * hidden,
+        embedding_macs=read_macs,
+        dense=bool(config.classifier_activation),
+    )
+
+
+# Neurons are those of a layer's last FFN; the FFNs before it and the bottlenecks stay whole. The published model has no
+# dense layer in its read-out. The last token of a text sees padding on its right, as in training; of the longest text
+# of a batch it sees nothing in transformers, where answers depend on the batch therefore.
+MOBILEBERT = replace(
+    BERT,
+    model_type="mobilebert",
+    embeddings="mobilebert.embeddings",
+    word_embeddings="mobilebert.embeddings.word_embeddings",
+    layers="mobilebert.encoder.layer",
+    read_out=("mobilebert.pooler", "dropout", "classifier"),
+    stock=None,
+    embedding_size="embedding_size",
+    inner_size="intra_bottleneck_size",
+    particulars=mobilebert_sizes,
+    lookahead=1,
+)
+
+
 @hookimpl
 def compresskit_architectures() -> Iterable[Anatomy]:
     """The families that come with compresskit."""
-    return [BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT]
+    return [BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT, MOBILEBERT]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.configuration_utils import PreTrainedConfig
 
-    from compresskit.anatomy import Anatomy, Role
+    from compresskit.anatomy import Anatomy, Particulars, Role
 
 Convention: TypeAlias = Literal["macs_lin", "macs_all", "flops_lin", "flops_all", "torch110"]
 """How operations are counted, for one example.
@@ -50,6 +50,7 @@ class Dims:
         head_size: entries of one attention head.
         classes: number of logits.
         layers, heads, neurons: of the original; heads and neurons are per layer.
+        particulars: of a family whose layers have more in them, or None.
     """
 
     vocabulary: int
@@ -62,6 +63,12 @@ class Dims:
     layers: int
     heads: int
     neurons: int
+    particulars: Particulars | None = None
+
+    @property
+    def width(self) -> int:
+        """Of the states that heads and neurons read and write."""
+        return self.hidden if self.particulars is None else self.particulars.width
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class Block:
     """One row of a cost table.
 
     Args:
-        part: `word embeddings`, `other embeddings`, `attention`, `ffn`, `exits` or `read-out`.
+        part: `word embeddings`, `other embeddings`, `attention`, `ffn`, `rest` (what else a layer has), `exits` or
+            `read-out`.
         layer: 1-based number of the layer that it belongs to, or None.
         parameters: how many.
         macs: multiply-accumulates for one example at full depth: weight matrices, those of heads too, and the layers'
@@ -96,10 +104,12 @@ def dims_of(anatomy: Anatomy, config: PreTrainedConfig) -> Dims:
         ArchitectureError: the config lacks a size that the anatomy names, or its heads don't divide its hidden size.
     """
     hidden, heads = _size(anatomy, config, anatomy.hidden_size), _size(anatomy, config, anatomy.head_total)
-    if heads < 1 or hidden % heads:
+    particulars = None if anatomy.particulars is None else anatomy.particulars(config)
+    width = hidden if particulars is None else particulars.width
+    if heads < 1 or width % heads:
         raise ArchitectureError(
-            f"a hidden size of {hidden} can't be split over {heads} heads; correct "
-            f"'{anatomy.hidden_size}' or '{anatomy.head_total}' in the model's config.json"
+            f"a hidden size of {width} can't be split over {heads} heads; correct "
+            f"'{anatomy.inner_size or anatomy.hidden_size}' or '{anatomy.head_total}' in the model's config.json"
         )
     return Dims(
         vocabulary=_size(anatomy, config, "vocab_size"),
@@ -107,11 +117,12 @@ def dims_of(anatomy: Anatomy, config: PreTrainedConfig) -> Dims:
         types=int(getattr(config, "type_vocab_size", 0)),
         hidden=hidden,
         embedding=_size(anatomy, config, anatomy.embedding_size),
-        head_size=hidden // heads,
+        head_size=width // heads,
         classes=_size(anatomy, config, "num_labels"),
         layers=_size(anatomy, config, anatomy.layer_total),
         heads=heads,
         neurons=_size(anatomy, config, anatomy.neuron_total),
+        particulars=particulars,
     )
 
 
@@ -158,15 +169,21 @@ def sizes_of(dims: Dims, shape: Shape) -> Sizes:
         narrow.hidden,
         tuple(factored),
         bool(shape.exits),
+        None if dims.particulars is None else (dims.particulars.width, dims.particulars.values),
     )
 
 
 def matrix_sizes(dims: Dims, layer: LayerShape) -> dict[Role, tuple[int, int]]:
     """Inputs and outputs of each matrix of a layer, whether it is whole or two factors."""
-    inner, hidden = layer.heads * dims.head_size, dims.hidden
-    attention: dict[Role, tuple[int, int]] = dict.fromkeys(("query", "key", "value"), (hidden, inner))
-    ffn: dict[Role, tuple[int, int]] = {"ffn-in": (hidden, layer.neurons), "ffn-out": (layer.neurons, hidden)}
-    return {**attention, "attention-out": (inner, hidden), **ffn}
+    inner, width = layer.heads * dims.head_size, dims.width
+    return {
+        "query": (width, inner),
+        "key": (width, inner),
+        "value": (width if dims.particulars is None else dims.particulars.values, inner),
+        "attention-out": (inner, width),
+        "ffn-in": (width, layer.neurons),
+        "ffn-out": (layer.neurons, width),
+    }
 
 
 def parameters(dims: Dims, shape: Shape) -> int:
@@ -177,11 +194,10 @@ def parameters(dims: Dims, shape: Shape) -> int:
 def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
     """Where the parameters and the work are, from the embeddings to the read-out, in the order in which they run."""
     full, dims = dims, narrowed(dims, shape)
-    width, exits = _embedding(dims, shape), len(_own_heads(shape))
-    tables = (dims.positions + dims.types) * width + 2 * width + _project_parameters(full, shape)
+    exits, special = len(_own_heads(shape)), dims.particulars
     rows: list[tuple[str, int | None, int, int]] = [
         ("word embeddings", None, _word_parameters(dims, shape), _factor_macs(dims, shape, tokens)),
-        ("other embeddings", None, tables, _project_macs(full, shape, tokens)),
+        ("other embeddings", None, _table_parameters(full, shape), _project_macs(full, shape, tokens)),
     ]
     for number, layer in enumerate(shape.layers, start=1):
         products = _product_macs(dims, layer, tokens)
@@ -190,6 +206,8 @@ def by_block(dims: Dims, shape: Shape, tokens: int = 128) -> tuple[Block, ...]:
         attention, ffn = (_attention_parameters(dims, layer), _ffn_parameters(dims, layer)) if owned else (0, 0)
         rows.append(("attention", number, attention, _attention_macs(dims, layer, tokens) + products))
         rows.append(("ffn", number, ffn, _ffn_macs(dims, layer, tokens)))
+        if special is not None:
+            rows.append(("rest", number, special.layer_parameters if owned else 0, _rest_macs(dims, tokens)))
     if exits:
         rows.append(("exits", None, _exit_parameters(dims, shape), exits * _head_macs(dims, shape, tokens)))
     if shape.read_out:
@@ -218,6 +236,7 @@ def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) 
     reached = shape.layers[:last]
     weights = _factor_macs(dims, shape, tokens) + _project_macs(full, shape, tokens)
     weights += sum(_attention_macs(dims, layer, tokens) + _ffn_macs(dims, layer, tokens) for layer in reached)
+    weights += len(reached) * _rest_macs(dims, tokens)
     products = sum(_product_macs(dims, layer, tokens) for layer in reached)
     heads = sum(_head_macs(dims, shape, tokens) for number in _own_heads(shape) if number <= last)
     if shape.read_out and last == depth:
@@ -324,19 +343,26 @@ def _projects(full: Dims, shape: Shape) -> bool:
     return shape.embedding is not None or full.embedding != full.hidden
 
 
-def _project_parameters(full: Dims, shape: Shape) -> int:
+def _table_parameters(full: Dims, shape: Shape) -> int:
+    """Of the other tables, their norm, and the linear layer after them."""
+    if full.particulars is not None:
+        return full.particulars.embedding_parameters
     dims = narrowed(full, shape)
-    return _linear(_embedding(dims, shape), dims.hidden) if _projects(full, shape) else 0
+    width = _embedding(dims, shape)
+    project = _linear(width, dims.hidden) if _projects(full, shape) else 0
+    return (dims.positions + dims.types) * width + 2 * width + project
 
 
 def _project_macs(full: Dims, shape: Shape, tokens: int) -> int:
+    if full.particulars is not None:
+        return tokens * full.particulars.embedding_macs
     dims = narrowed(full, shape)
     return tokens * _embedding(dims, shape) * dims.hidden if _projects(full, shape) else 0
 
 
 def _attention_parameters(dims: Dims, layer: LayerShape) -> int:
-    biases = 3 * layer.heads * dims.head_size + dims.hidden
-    return _weights(dims, layer, ATTENTION) + biases + 2 * dims.hidden
+    biases = 3 * layer.heads * dims.head_size + dims.width
+    return _weights(dims, layer, ATTENTION) + biases + 2 * dims.width
 
 
 def _attention_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
@@ -355,12 +381,17 @@ def _product_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
 
 
 def _ffn_parameters(dims: Dims, layer: LayerShape) -> int:
-    biases = layer.neurons + dims.hidden
-    return _weights(dims, layer, FFN) + biases + 2 * dims.hidden
+    biases = layer.neurons + dims.width
+    return _weights(dims, layer, FFN) + biases + 2 * dims.width
 
 
 def _ffn_macs(dims: Dims, layer: LayerShape, tokens: int) -> int:
     return tokens * _weights(dims, layer, FFN)
+
+
+def _rest_macs(dims: Dims, tokens: int) -> int:
+    """Of what a layer has beside attention and the FFN that neurons are cut from."""
+    return 0 if dims.particulars is None else tokens * dims.particulars.layer_macs
 
 
 def _exit_parameters(dims: Dims, shape: Shape) -> int:
@@ -380,10 +411,16 @@ def _head_macs(dims: Dims, shape: Shape, tokens: int) -> int:
 
 
 def _read_out_parameters(full: Dims, shape: Shape) -> int:
-    """A dense layer as wide as the original's hidden states, then the classifier; so in every family supported."""
-    return _linear(shape.hidden or full.hidden, full.hidden) + _linear(full.hidden, full.classes)
+    """A dense layer as wide as the original's hidden states, where the family has it, then the classifier."""
+    dense = _linear(shape.hidden or full.hidden, full.hidden) if _dense(full) else 0
+    return dense + _linear(full.hidden, full.classes)
 
 
 def _read_out_macs(full: Dims, shape: Shape) -> int:
     """The same, on one token."""
-    return (shape.hidden or full.hidden) * full.hidden + full.hidden * full.classes
+    dense = (shape.hidden or full.hidden) * full.hidden if _dense(full) else 0
+    return dense + full.hidden * full.classes
+
+
+def _dense(full: Dims) -> bool:
+    return full.particulars is None or full.particulars.dense

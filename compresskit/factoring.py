@@ -42,6 +42,10 @@ def project_embeddings(model: Model, edit: ProjectEmbeddings, factors: tuple[Ten
     place, words = find(model.network, model.anatomy.embeddings), find(model.network, model.anatomy.word_embeddings)
     parts = list(place.named_modules())
     norms = [(path, part) for path, part in parts if isinstance(part, nn.LayerNorm)]
+    if model.anatomy.particulars is not None:
+        raise SurgeryError(
+            f"the embeddings of {model.anatomy.model_type} models can't be projected; factorize the word table alone"
+        )
     if isinstance(words, FactorizedEmbedding) or len(norms) != 1:
         reason = "have no layer norm of their own" if len(norms) != 1 else "are two factors already"
         raise SurgeryError(f"the embeddings {reason} and can't be projected; leave this step out")

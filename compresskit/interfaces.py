@@ -183,6 +183,8 @@ class Sizes:
         factored: what is two factors: the word embedding, then the matrices of each layer, from its queries' to its
             FFN's last; what is whole is not in it.
         exits: whether there are exits already, which are made for hidden states of this width.
+        inner: widths of the states inside a layer that heads and neurons read and write, and that values are made
+            from; None where both are those of the hidden states.
     """
 
     heads: tuple[int, ...]
@@ -191,6 +193,18 @@ class Sizes:
     hidden: int
     factored: tuple[Factored, ...] = ()
     exits: bool = False
+    inner: tuple[int, int] | None = None
+
+    @property
+    def head_weights(self) -> int:
+        """Entries of matrices that one head owns where all of them are whole."""
+        width, values = self.inner or (self.hidden, self.hidden)
+        return (3 * width + values) * self.head_size
+
+    @property
+    def neuron_weights(self) -> int:
+        """Likewise, of one neuron."""
+        return 2 * (self.inner or (self.hidden,))[0]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
@@ -21,7 +22,7 @@ from compresskit import registration
 from compresskit.anatomy import Anatomy, embeddings_project, find, layers
 from compresskit.catalogue import build, load_catalogue
 from compresskit.config import CompressedConfig
-from compresskit.cost import original_shape
+from compresskit.cost import longest, original_shape
 from compresskit.edits import Shape
 from compresskit.errors import CheckpointError, RecipeError
 from compresskit.interfaces import ExitPolicy, MaskModule, Masks, Projections, Trace
@@ -225,7 +226,13 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Token ids to the first hidden states (batch, tokens, H)."""
         wanted = {name: inputs[name] for name in self.anatomy.inputs if inputs.get(name) is not None}
-        hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))
+        tokens = inputs["input_ids"].shape[1]
+        # Where embeddings look to the right, a text sees padding there whether or not its batch has a longer one.
+        ahead = min(self.anatomy.lookahead, longest(self.anatomy, self.network.config) - tokens)
+        if ahead > 0:
+            fill = {"input_ids": self.network.config.pad_token_id or 0}
+            wanted = {name: functional.pad(part, (0, ahead), value=fill.get(name, 0)) for name, part in wanted.items()}
+        hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))[:, :tokens]
         project = self.embeddings_project
         return hidden if project is None else cast(Tensor, project(hidden))
 

@@ -258,6 +258,13 @@ class _Planner:
             self._factorize_layers(factorize, start, way)
             return
         full, given = self.original.dims.embedding, self.original.shape
+        if factorize.target == "embeddings" and self.original.dims.particulars is not None:
+            self._mistake(
+                factorize,
+                f"the embeddings of {self.original.anatomy.model_type} models can't be projected; "
+                "factorize word-embeddings instead, or leave it out",
+            )
+            return
         if given.embedding is not None or (given.rank is not None and factorize.target == "embeddings"):
             self._mistake(
                 factorize,
@@ -334,6 +341,13 @@ class _Planner:
     def _mask(self, training: Finetune | Distill, masker: Masker, iteration: int) -> None:
         """What the masker thinks that it will leave."""
         now = self.shape
+        if masker.narrows() and self.original.dims.particulars is not None:
+            self._mistake(
+                training,
+                f"mask {masker.name} would cut hidden states, which it can't in {self.original.anatomy.model_type} "
+                "models; set the mask's option 'hidden' to false",
+            )
+            return
         sizes = sizes_of(self.original.dims, now)
         try:
             then = masker.foresee(sizes)

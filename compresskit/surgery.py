@@ -176,6 +176,11 @@ def check_hidden(model: Model, keep: Sequence[int]) -> None:
         raise SurgeryError("the exits are made for hidden states of this width; cut them before the exits are put in")
     if model.shape.owners:
         raise SurgeryError("layers share their weights, which would be cut twice; cut the hidden states before sharing")
+    if model.anatomy.particulars is not None:
+        raise SurgeryError(
+            f"the hidden states of {model.anatomy.model_type} models run through more than heads and neurons and can't "
+            "be cut; leave them whole"
+        )
     check_kept("dimensions of the hidden states", keep, model.hidden_size)
 
 

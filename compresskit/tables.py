@@ -195,8 +195,10 @@ def _merged(model: Side) -> Iterator[tuple[str, list[Block]]]:
     """Blocks under one name for each run of equal layers, so that a uniform model makes a short table."""
     yield from ((block.name, [block]) for block in model.blocks if block.part.endswith("embeddings"))
     for first, last, _ in _runs(model.shape.layers):
-        for part in ("attention", "ffn"):
+        for part in ("attention", "ffn", "rest"):
             inside = [b for b in model.blocks if b.part == part and b.layer is not None and first <= b.layer <= last]
+            if not inside:
+                continue
             yield f"{'layer' if first == last else 'layers'} {_span(first, last)} {part}", inside
     yield from ((block.name, [block]) for block in model.blocks if block.part in ("exits", "read-out"))
 

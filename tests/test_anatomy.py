@@ -17,10 +17,12 @@ from compresskit.testing import tiny_model
 
 ROWS = {row.model_type: row for row in compresskit_architectures()}
 SIZES = {"layers": 3, "hidden": 24, "heads": 3, "neurons": 40}
+HEAD = dict.fromkeys(ROWS, 8) | {"mobilebert": 6}
+"""Size of a head of each family: an even part of the width inside a layer."""
 
 
 def test_the_families_that_come_with_compresskit():
-    assert set(ROWS) == {"bert", "roberta", "xlm-roberta", "electra", "distilbert"}
+    assert set(ROWS) == {"bert", "roberta", "xlm-roberta", "electra", "distilbert", "mobilebert"}
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
@@ -30,13 +32,15 @@ def test_every_path_of_a_row_leads_to_what_it_says(row):
     assert row.word_embeddings.startswith(f"{row.embeddings}.")
     assert len(layers(row, network)) == 3
     for layer in layers(row, network):
-        assert head_size(row, layer) == 8
+        size = HEAD[row.model_type]
+        assert head_size(row, layer) == size
         path, _, name = row.head_count.rpartition(".")
         assert getattr(find(layer, path), name) == 3
         for piece in (*row.heads, *row.neurons):
             weight = linear(layer, piece.path, piece.dim).weight
-            full = 24 if piece in row.heads else 40
-            assert (weight.shape[piece.dim], weight.shape[1 - piece.dim]) == (full, 24)
+            full = 3 * size if piece in row.heads else 40
+            other = 24 if piece.role == "value" else 3 * size
+            assert (weight.shape[piece.dim], weight.shape[1 - piece.dim]) == (full, other)
             assert piece.dim == (1 if piece.role.endswith("-out") else 0)
     assert row.read_out[-1] == "classifier"
     for part in (*row.read_out, row.embeddings_project):
@@ -47,20 +51,30 @@ def test_every_path_of_a_row_leads_to_what_it_says(row):
         assert (dense.weight.shape, classifier.weight.shape) == ((24, 24), (2, 24))
 
 
+WHOLE = [
+    *(f"bottleneck.{which}.dense" for which in ("input", "attention")),
+    *(f"ffn.{number}.{half}.dense" for number in range(3) for half in ("intermediate", "output")),
+    "output.bottleneck.dense",
+]
+"""What no unit of MobileBERT runs through."""
+
+
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_rows_name_every_linear_layer_of_the_encoder_once(row):
     network = tiny_model(row.model_type, **SIZES)
     named = [piece.path for piece in (*row.heads, *row.neurons)]
     for layer in layers(row, network):
         found = [path for path, part in layer.named_modules() if isinstance(part, torch.nn.Linear)]
-        assert sorted(named) == sorted(found)
+        whole = WHOLE if row.model_type == "mobilebert" else []
+        assert sorted([*named, *whole]) == sorted(found)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_rows_name_the_sizes_in_the_config(row):
     dims = dims_of(row, tiny_model(row.model_type, **SIZES).config)
-    assert (dims.layers, dims.hidden, dims.heads, dims.neurons, dims.head_size) == (3, 24, 3, 40, 8)
-    assert dims.embedding == (12 if row.model_type == "electra" else 24)
+    assert (dims.layers, dims.hidden, dims.heads, dims.neurons) == (3, 24, 3, 40)
+    assert (dims.head_size, dims.width) == (HEAD[row.model_type], 3 * HEAD[row.model_type])
+    assert dims.embedding == (12 if row.model_type in ("electra", "mobilebert") else 24)
 
 
 def test_an_unknown_family_is_refused(monkeypatch):
@@ -68,7 +82,7 @@ def test_an_unknown_family_is_refused(monkeypatch):
     with pytest.raises(ArchitectureError) as error:
         load_catalogue().anatomy("gpt2")
     assert str(error.value) == (
-        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, roberta, xlm-roberta); "
+        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, mobilebert, roberta, xlm-roberta); "
         "add one with the hook compresskit_architectures, as docs/how-to shows"
     )
 
@@ -94,7 +108,7 @@ def test_groups_hold_the_units_of_one_layer_with_their_matrices(row):
         for piece, member in zip(row.heads, group.members, strict=True):
             assert member.linear is linear(layer, piece.path, piece.dim)
             assert group.member(piece.role) is member
-            assert member.width == 8
+            assert member.width == HEAD[row.model_type]
 
 
 def test_a_units_entries_are_its_rows_or_columns():
@@ -118,5 +132,6 @@ def test_groups_shrink_with_the_model_and_heads_keep_their_size(row):
     heads, neurons = (list(groups(row, model.network, target)) for target in ("heads", "neurons"))
     assert [group.units for group in heads] == [3, 2, 3]
     assert [group.units for group in neurons] == [40, 40, 3]
-    assert {member.width for member in heads[1].members} == {8}
-    assert heads[1].members[3].per_unit(heads[1].members[3].linear.weight).shape == (2, 8 * 24)
+    size = HEAD[row.model_type]
+    assert {member.width for member in heads[1].members} == {size}
+    assert heads[1].members[3].per_unit(heads[1].members[3].linear.weight).shape == (2, size * 3 * size)

@@ -279,8 +279,8 @@ def test_a_model_of_another_kind_is_refused(folder):
     with pytest.raises(ArchitectureError) as caught:
         load(str(folder))
     assert str(caught.value) == (
-        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, roberta, xlm-roberta); add one with the "
-        "hook compresskit_architectures, as docs/how-to shows"
+        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, mobilebert, roberta, xlm-roberta); "
+        "add one with the hook compresskit_architectures, as docs/how-to shows"
     )
 
 

@@ -13,11 +13,12 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MobileBertConfig,
     RobertaConfig,
     XLMRobertaConfig,
 )
 
-from compresskit.architectures import BERT, DISTILBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from compresskit.architectures import BERT, DISTILBERT, ELECTRA, MOBILEBERT, ROBERTA, XLM_ROBERTA
 from compresskit.cost import (
     CONVENTIONS,
     Dims,
@@ -320,6 +321,7 @@ def test_a_projection_works_on_every_token_and_its_tables_are_added_in_the_small
 
 SMALL = {"vocab_size": 50, "max_position_embeddings": 20, "num_labels": 3}
 BODY = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 12}
+NARROW = {**SMALL, **BODY, "embedding_size": 5, "intra_bottleneck_size": 6}
 
 TINY = {
     "bert": (BERT, BertConfig(**SMALL, **BODY)),
@@ -328,6 +330,17 @@ TINY = {
     "electra": (ELECTRA, ElectraConfig(**SMALL, **BODY, embedding_size=6)),
     "electra as wide as its embeddings": (ELECTRA, ElectraConfig(**SMALL, **BODY, embedding_size=8)),
     "distilbert": (DISTILBERT, DistilBertConfig(**SMALL, dim=8, n_layers=3, n_heads=2, hidden_dim=12)),
+    "mobilebert": (MOBILEBERT, MobileBertConfig(**NARROW)),
+    "mobilebert as published": (MOBILEBERT, MobileBertConfig(**NARROW, classifier_activation=False)),
+    "mobilebert of single tokens": (MOBILEBERT, MobileBertConfig(**NARROW, trigram_input=False)),
+    "mobilebert of wide tokens": (MOBILEBERT, MobileBertConfig(**NARROW | {"embedding_size": 8}, trigram_input=False)),
+    "mobilebert without bottlenecks": (MOBILEBERT, MobileBertConfig(**NARROW, use_bottleneck=False)),
+    "mobilebert of narrow values": (MOBILEBERT, MobileBertConfig(**NARROW, use_bottleneck_attention=True)),
+    "mobilebert with one bottleneck": (
+        MOBILEBERT,
+        MobileBertConfig(**NARROW, use_bottleneck_attention=True, key_query_shared_bottleneck=False),
+    ),
+    "mobilebert with one ffn": (MOBILEBERT, MobileBertConfig(**NARROW, num_feedforward_networks=1)),
 }
 
 # Configs of the checkpoints that people start from, with two classes.
@@ -345,6 +358,7 @@ REAL = {
     ),
     "electra-small-discriminator": (ELECTRA, ElectraConfig(), 13_549_314),
     "distilbert-base-uncased": (DISTILBERT, DistilBertConfig(), 66_955_010),
+    "mobilebert-uncased": (MOBILEBERT, MobileBertConfig(classifier_activation=False), 24_582_914),
 }
 
 
@@ -372,6 +386,26 @@ def test_dims_of_distilbert_has_no_types():
     assert dims_of(DISTILBERT, DistilBertConfig()) == replace(BASE, types=0, layers=6)
 
 
+def test_a6_mobilebert_is_as_large_and_as_costly_as_it_is_said_to_be():
+    """25.3 M parameters are those with the masked language model's part, which is not ours; 5.7 B FLOPs are 2 MACs."""
+    dims = dims_of(MOBILEBERT, MobileBertConfig())
+    shape = original_shape(MOBILEBERT, MobileBertConfig())
+    blocks = by_block(dims, replace(shape, read_out=False), 128)
+    assert sum(block.parameters for block in blocks) == 24_581_888
+    layers = [sum(block.parameters for block in blocks if block.layer == number) for number in range(1, 25)]
+    assert layers == [842_240] * 24
+    assert [block.name for block in blocks][2:6] == [
+        "layer 1 attention",
+        "layer 1 ffn",
+        "layer 1 rest",
+        "layer 2 attention",
+    ]
+    assert sum(block.macs for block in blocks) == flops(dims, shape, 128)["macs_all"]
+    cost = flops(dims, shape, 128)
+    assert round(cost["macs_lin"] / 1e9, 3) == 2.592
+    assert round((cost["macs_all"] - cost["macs_lin"]) / 1e9, 3) == 0.101
+
+
 def test_shared_parameters_count_once():
     inner = torch.nn.Linear(3, 3)
     assert count(torch.nn.Sequential(inner, inner)) == 12
@@ -381,6 +415,15 @@ def test_a_config_that_lacks_a_size_is_refused():
     with pytest.raises(ArchitectureError) as error:
         dims_of(DISTILBERT, BertConfig())
     assert str(error.value) == "the config of this distilbert model has no 'dim'; add it to config.json"
+
+
+def test_heads_that_do_not_divide_the_width_inside_a_layer_are_refused():
+    with pytest.raises(ArchitectureError) as error:
+        dims_of(MOBILEBERT, MobileBertConfig(intra_bottleneck_size=126))
+    assert str(error.value) == (
+        "a hidden size of 126 can't be split over 4 heads; "
+        "correct 'intra_bottleneck_size' or 'num_attention_heads' in the model's config.json"
+    )
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused():
@@ -399,7 +442,8 @@ def watched(anatomy, config, attention: str):
     """A tiny model, its cost, and the MACs of its read-out."""
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
     dims, shape = dims_of(anatomy, config), original_shape(anatomy, config)
-    return model, flops(dims, shape, TOKENS), dims.hidden**2 + dims.hidden * dims.classes
+    dense = dims.hidden**2 if getattr(config, "classifier_activation", True) else 0
+    return model, flops(dims, shape, TOKENS), dense + dims.hidden * dims.classes
 
 
 def torch_counts(model) -> dict[str, int]:
@@ -426,13 +470,13 @@ def test_torch_counts_no_attention_products_of_sdpa_on_cpu(anatomy, config):
 
 
 def bias_entries(model) -> int:
-    """Additions of bias: once per position in the embeddings and layers, once in the read-out."""
-    linears = {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
-    per_position = ("encoder", "transformer", "embeddings_project")
-    return sum(
-        part.out_features * (TOKENS if any(word in name for word in per_position) else 1)
-        for name, part in linears.items()
-    )
+    """Additions of bias of the linear layers that run: once for each number that they put out."""
+    added = []
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_hook(lambda part, inputs, output: added.append(output.numel()))
+    model(input_ids=torch.ones(1, TOKENS, dtype=torch.long))
+    return sum(added)
 
 
 @pytest.mark.parametrize(("anatomy", "config"), TINY.values(), ids=TINY)

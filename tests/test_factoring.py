@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import pad
 from transformers import AutoModelForSequenceClassification
 
 from compresskit.anatomy import ATTENTION, FFN, ROLES, find, groups
@@ -40,6 +41,8 @@ from compresskit.surgery import perform, reshape
 from compresskit.testing import apply_tiny, save_tiny, tiny_batch, tiny_model
 
 FAMILIES = load_catalogue([]).names("architecture")
+PLAIN = [name for name in FAMILIES if load_catalogue([]).anatomy(name).particulars is None]
+"""Those whose layers have attention and one FFN in them, as wide as the hidden states."""
 HIDDEN, NEURONS, LAYERS = 32, 64, 3
 
 
@@ -80,7 +83,7 @@ def test_f3_full_rank_keeps_the_logits(family):
     """Where a new layer begins with weights of its own, as in FLOP's released code, everything learnt is lost."""
     model = wrapped(family)
     before = answer(model)
-    factor(model, *every(HIDDEN))
+    factor(model, *every(dims(model).width))
     module = find(model.body[1], model.anatomy.path("ffn-in"))
     assert isinstance(module, FactorizedLinear)
     torch.testing.assert_close(answer(model), before, rtol=0, atol=1e-5)
@@ -121,7 +124,7 @@ def test_the_bias_stays_with_the_outputs():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_a_real_model(family):
-    model = factor(wrapped(family), *((0, role, 7) for role in ATTENTION), (1, "ffn-out", 30), (2, "value", 3))
+    model = factor(wrapped(family), *((0, role, 7) for role in ATTENTION), (1, "ffn-out", 23), (2, "value", 3))
     assert count(model) == parameters(dims(model), model.shape)
 
 
@@ -200,7 +203,7 @@ def test_a_layer_without_units_has_no_factors(family, tmp_path):
     assert torch.equal(answer(AutoModelForSequenceClassification.from_pretrained(tmp_path)), answer(model))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_hidden_states_are_cut_from_the_other_factor(family):
     model = factor(wrapped(family), *every(12))
     kept = tuple(range(0, HIDDEN, 2))
@@ -237,8 +240,10 @@ def test_a_model_with_factors_is_saved_loaded_replayed_and_exported(family, tmp_
     assert torch.equal(answer(again), answer(model))
     plain = stock(model)
     assert not any(isinstance(part, FactorizedLinear) for part in plain.modules())
+    # Each text is padded, as MobileBERT of transformers reads the last token of another in another way.
+    batch = {name: pad(part, (0, 1)) for name, part in tiny_batch(model).items()}
     with torch.no_grad():
-        torch.testing.assert_close(plain(**tiny_batch(model)).logits, answer(model), rtol=0, atol=1e-5)
+        torch.testing.assert_close(plain(**batch).logits, answer(model), rtol=0, atol=1e-5)
 
 
 def test_a_shape_of_whole_matrices_reads_as_it_did_before_there_were_factors():

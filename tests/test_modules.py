@@ -25,6 +25,7 @@ from compresskit.scoring import listening
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.surgery import perform
 from compresskit.testing import tiny_compressed, tiny_model
+from compresskit.testing.models import POSITIONS
 
 FAMILIES = load_catalogue([]).names("architecture")
 LENGTHS = (9, 2, 12, 5, 3, 7, 12, 4, 6, 2, 10, 8, 3, 11, 5, 4)
@@ -52,9 +53,9 @@ def spread(model):
 
 
 def texts(model, lengths: Sequence[int] = LENGTHS, seed=0):
-    """A padded batch of random tokens."""
+    """A batch of random tokens, each text padded."""
     draw = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    mask = (torch.arange(max(lengths) + 1) < torch.tensor(lengths)[:, None]).long()
     batch = {"input_ids": torch.randint(5, 60, mask.shape, generator=draw) * mask, "attention_mask": mask}
     if "token_type_ids" in model.input_names:
         batch["token_type_ids"] = torch.randint(0, 2, mask.shape, generator=draw) * mask
@@ -141,7 +142,9 @@ def test_hidden_states_are_the_stock_models(family):
     # The stock ELECTRA lists its embeddings before they are projected.
     first = 1 if family == "electra" else 0
     assert len(traced) == len(expected) == 4
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(traced[first:], expected[first:], strict=True))
+    there = batch["attention_mask"].bool()
+    pairs = zip(traced[first:], expected[first:], strict=True)
+    assert all(torch.equal(ours[there], theirs[there]) for ours, theirs in pairs)
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -196,7 +199,7 @@ def test_an_attention_mask_may_be_left_out():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("head", "read_out"), [(ClsTanh(), False), (MeanTanh(), True)])
 def test_x1_a_batch_is_answered_as_one_by_one(family, head, read_out):
-    model = wrapped(family, (1, 2, 3, 4), head, read_out, layers=4, labels=3)
+    model = wrapped(family, (1, 2, 3, 4), head, read_out, layers=4, labels=3).double()
     batch = texts(model)
     leave_at(model, batch)
     with torch.no_grad():
@@ -207,9 +210,24 @@ def test_x1_a_batch_is_answered_as_one_by_one(family, head, read_out):
     torch.testing.assert_close(together.logits, torch.cat([single.logits for single in alone]), rtol=0, atol=1e-5)
 
 
+def test_x1_a_text_that_is_padded_and_one_that_is_not_are_answered_alike_where_embeddings_look_ahead():
+    """The stock MobileBERT gives the last token of the longest text no neighbour, and of others a padding token."""
+    stock = tiny_model("mobilebert", labels=3)
+    model = wrap(stock, load_catalogue().anatomy("mobilebert"))
+    bare, padded = ({name: part[:1, :tokens] for name, part in texts(model, (5, 9)).items()} for tokens in (5, 7))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**bare).logits, model(**padded).logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(**bare).logits, stock(**padded).logits, rtol=0, atol=1e-5)
+        assert (stock(**bare).logits - stock(**padded).logits).abs().max() > 1e-3
+        # The longest text that there are positions for has nothing on its right in any batch.
+        longest = {name: part[:1] for name, part in texts(model, (POSITIONS - 1,)).items()}
+        longest["attention_mask"][:] = 1
+        assert torch.equal(model(**longest).logits, stock(**longest).logits)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_x1_each_example_gets_the_answer_of_the_exit_where_it_left(family):
-    model = wrapped(family, (1, 2, 4, 5), layers=5, labels=3)
+    model = wrapped(family, (1, 2, 4, 5), layers=5, labels=3).double()
     batch = texts(model)
     threshold = leave_at(model, batch)
     with torch.no_grad():
@@ -304,12 +322,13 @@ def test_leaving_stops_the_work_and_packs_the_survivors():
         left = model(**batch).exits
         lengths = torch.tensor(LENGTHS)
         alive = [lengths[left >= number] for number in range(1, int(left.max()) + 1)]
-        assert seen == [(len(rows), int(rows.max())) for rows in alive]
+        assert seen[0] == (len(LENGTHS), max(LENGTHS) + 1)  # as the batch came
+        assert seen[1:] == [(len(rows), int(rows.max())) for rows in alive[1:]]
         assert len(seen) > 1 and seen[1] < seen[0]
         seen.clear()
         model.set_policy({"by": "entropy", "with": {"threshold": 1.2}})
         model(**batch)
-    assert seen == [(len(LENGTHS), max(LENGTHS))]
+    assert seen == [(len(LENGTHS), max(LENGTHS) + 1)]
 
 
 @pytest.mark.parametrize("how", ["train", "switched off", "no policy", "no exits"])

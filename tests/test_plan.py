@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import isclose
 
 import pytest
-from transformers import BertConfig, ElectraConfig
+from transformers import BertConfig, ElectraConfig, MobileBertConfig
 
 from compresskit.catalogue import load_catalogue
 from compresskit.checkpoint import Original
@@ -477,3 +477,21 @@ def test_a_projection_is_planned_without_weights(plan_of):
 )
 def test_what_cannot_be_shared_or_projected_is_refused(mistakes_of, edits, step, message):
     assert mistakes_of(step, model=original(TINY, edits=edits)) == [f"line 3: steps[0] {message}"]
+
+
+def test_what_runs_through_more_than_heads_and_neurons_is_not_projected(mistakes_of, plan_of):
+    mobile = original(MobileBertConfig(num_hidden_layers=4), "mobilebert")
+    assert mistakes_of("{factorize: embeddings, by: svd, rank: 2}", model=mobile) == [
+        (
+            "line 3: steps[0] factorize: the embeddings of mobilebert models can't be projected; "
+            "factorize word-embeddings instead, or leave it out"
+        )
+    ]
+    planned = plan_of(
+        "{factorize: word-embeddings, by: svd, rank: 1/2}",
+        "{factorize: attention, by: svd, rank: 1/2}",
+        "{prune: neurons, by: magnitude, keep: 1/2}",
+        model=mobile,
+    )
+    assert planned.shape.rank == 64
+    assert planned.shape.layers == (LayerShape(4, 256, (64, 64, 64, 64, None, None)),) * 4

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from transformers import MobileBertConfig
 
-from compresskit.cost import Dims
+from compresskit.architectures import MOBILEBERT
+from compresskit.cost import Dims, dims_of
 from compresskit.edits import LayerShape, Shape
 from compresskit.report import Milliseconds, Report, Score, Side
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
@@ -146,6 +148,17 @@ def test_blocks_of_uneven_layers_still_add_up():
         "read-out",
     ]
     assert sum(int(row[1].replace(",", "")) for row in rows) == side.parameters
+
+
+def test_what_layers_have_beside_attention_and_ffn_is_a_row_of_its_own():
+    config = MobileBertConfig(vocab_size=50, num_hidden_layers=3, num_labels=3)
+    dims = dims_of(MOBILEBERT, config)
+    side = Side.sized("mobile", dims, replace(FULL, layers=(LayerShape(4, 512),) * 3))
+    rows = {row[0]: int(row[1].replace(",", "")) for row in blocks(side).rows}
+    assert list(rows)[2:5] == ["layers 1 to 3 attention", "layers 1 to 3 ffn", "layers 1 to 3 rest"]
+    bottlenecks, ffns = 2 * (512 * 128 + 3 * 128) + 128 * 512 + 3 * 512, 3 * (2 * 128 * 512 + 512 + 3 * 128)
+    assert rows["layers 1 to 3 rest"] == 3 * (bottlenecks + ffns)
+    assert sum(rows.values()) == side.parameters
 
 
 def test_exits_without_scores_or_leavers_are_no_table():

@@ -61,7 +61,7 @@ def tiny_model(  # noqa: PLR0913 - all but the first by name
     Args:
         model_type: of the architecture.
         layers, heads, hidden, neurons, vocabulary: sizes. Where a family embeds in a width of its own, it is half of
-            `hidden`.
+            `hidden`; where its layers have one inside, that is three quarters.
         labels: classes; 1 is regression.
         seed: of the weights. The global random state is left alone.
         trained: give every weight, biases and norms too, a value of the size that training would, so that nothing is
@@ -82,6 +82,8 @@ def tiny_model(  # noqa: PLR0913 - all but the first by name
     }
     if anatomy.embedding_size != anatomy.hidden_size:
         sizes[anatomy.embedding_size] = hidden // 2
+    if anatomy.inner_size is not None:
+        sizes[anatomy.inner_size] = heads * max(hidden // heads * 3 // 4, 1)
     sizes |= {
         "vocab_size": vocabulary,
         "max_position_embeddings": POSITIONS,

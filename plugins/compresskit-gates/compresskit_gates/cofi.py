@@ -37,9 +37,9 @@ class Granularities(GatedModel):
         hidden = torch.ones(()) * self.sizes.hidden if self.hidden is None else self.hidden.open().sum()
         heads = self._by_layer(self.heads.open(), self.sizes.heads)
         neurons = self._by_layer(self.neurons.open(), self.sizes.neurons)
-        head = 4 * self.sizes.head_size
-        units = (self.attention.open() * heads * head + self.ffn.open() * neurons * 2).sum()
-        dense = sum(self.sizes.heads) * head + sum(self.sizes.neurons) * 2
+        head, neuron = self.sizes.head_weights, self.sizes.neuron_weights
+        units = (self.attention.open() * heads * head + self.ffn.open() * neurons * neuron).sum()
+        dense = sum(self.sizes.heads) * head + sum(self.sizes.neurons) * neuron
         return 1 - hidden * units / (self.sizes.hidden * dense)
 
     def hold(self) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from compresskit import Factored, Sizes, Trace
 from compresskit.catalogue import load_catalogue
+from compresskit.checkpoint import load
 from compresskit.errors import CompresskitError, RecipeError
 from compresskit.folding import fold
 from compresskit.masking import sizes
@@ -21,7 +22,7 @@ from compresskit.model import wrap
 from compresskit.plan import make_plan
 from compresskit.recipe import read_recipe
 from compresskit.strategies.predictions import Predictions
-from compresskit.testing import apply_tiny, parametrize, tiny_model, trainings
+from compresskit.testing import apply_tiny, parametrize, save_tiny, tiny_model, trainings
 from compresskit.testing.conformance import strategy_checks
 from compresskit.views import plan_tables
 
@@ -208,6 +209,20 @@ def test_heads_and_neurons_count_by_their_weights():
         module.ffn.logits.fill_(-100.0)
     heads, neurons = 12 * 4 * 768 * 768, 12 * 2 * 768 * 3072
     assert number(module.sparsity()) == pytest.approx(neurons / (heads + neurons))
+
+
+def test_heads_and_neurons_count_by_the_width_of_what_they_read():
+    """MobileBERT: queries, keys and the FFN read 128, values 512, and all write 128."""
+    sizes = Sizes(heads=(4,) * 24, neurons=(512,) * 24, head_size=32, hidden=512, inner=(128, 512))
+    assert (sizes.head_weights, sizes.neuron_weights) == ((3 * 128 + 512) * 32, 2 * 128)
+    assert (BERT.head_weights, BERT.neuron_weights) == (4 * 768 * 64, 2 * 768)
+    module = CoFi(0.5, hidden=False).build(sizes)
+    with torch.no_grad():
+        for gate in module.gates():
+            gate.logits.fill_(100.0)
+        module.attention.logits.fill_(-100.0)
+    heads, neurons = 3 * 128 * 128 + 512 * 128, 2 * 128 * 512
+    assert number(module.sparsity()) == pytest.approx(heads / (heads + neurons))
 
 
 def test_gates_begin_open_and_those_of_neurons_less_so():
@@ -414,9 +429,6 @@ EXITS = "{exit: all, by: entropy, with: {threshold: 0.3}}"
 
 @pytest.fixture
 def original(tmp_path):
-    from compresskit.checkpoint import load
-    from compresskit.testing import save_tiny
-
     return load(str(save_tiny(tmp_path / "model", layers=3))).original
 
 
@@ -424,6 +436,18 @@ def plan(tmp_path, original, *steps):
     path = tmp_path / "recipe.yaml"
     path.write_text("recipe: 1\nname: some\nsteps:\n" + "".join(f"  - {step}\n" for step in steps))
     return make_plan(read_recipe(path), original)
+
+
+def test_mobilebert_keeps_the_width_of_its_hidden_states(tmp_path):
+    original = load(str(save_tiny(tmp_path / "model", "mobilebert", layers=3))).original
+    with pytest.raises(CompresskitError) as caught:
+        plan(tmp_path, original, "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.75}}}")
+    assert str(caught.value).splitlines()[1].strip() == (
+        "line 4: steps[0] finetune: mask cofi would cut hidden states, which it can't in mobilebert models; "
+        "set the mask's option 'hidden' to false"
+    )
+    whole = "finetune: {when: always, epochs: 1, mask: {cofi: {sparsity: 0.75, hidden: false}}}"
+    assert [(layer.heads, layer.neurons) for layer in plan(tmp_path, original, whole).shape.layers] == [(1, 16)] * 3
 
 
 def test_a_plan_foresees_about_what_is_left(tmp_path, original):
