@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compresskit import registration
 
 if TYPE_CHECKING:
-    from compresskit.anatomy import Anatomy, Group, Member, Slice
+    from compresskit.anatomy import Alias, Anatomy, Group, Member, Particulars, Slice
     from compresskit.errors import CompresskitError
     from compresskit.hooks import hookimpl
     from compresskit.interfaces import (
@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Alias": "anatomy",
     "Anatomy": "anatomy",
     "Group": "anatomy",
     "Member": "anatomy",
+    "Particulars": "anatomy",
     "Slice": "anatomy",
     "CompresskitError": "errors",
     "hookimpl": "hooks",
@@ -68,6 +70,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alias",
     "Anatomy",
     "Bank",
     "Batch",
@@ -84,6 +87,7 @@ __all__ = [
     "Masker",
     "Masks",
     "Member",
+    "Particulars",
     "Projections",
     "Pruner",
     "Sizes",

@@ -65,6 +65,26 @@ class Particulars:
 
 
 @dataclass(frozen=True)
+class Alias:
+    """Checkpoints that are a family's under another `model_type`, which transformers does not know.
+
+    Args:
+        model_type: in their config.json.
+        family: the `model_type` of the family.
+        names: regular expressions for names of their weights, and what the family calls them, in the order in which
+            they are tried; `{last}` is the position of the last layer.
+    """
+
+    model_type: str
+    family: str
+    names: tuple[tuple[str, str], ...]
+
+    def renames(self, layers: int) -> dict[str, str]:
+        """The names for a checkpoint of so many layers."""
+        return {pattern.replace("{last}", str(layers - 1)): name for pattern, name in self.names}
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """One row of `architectures.py`: everything compresskit needs to know about a family of encoders.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compresskit.anatomy import Anatomy, Particulars, Slice
+from compresskit.anatomy import Alias, Anatomy, Particulars, Slice
 from compresskit.hooks import hookimpl
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ BERT = Anatomy(
     inputs=("input_ids", "token_type_ids"),
     read_out=("bert.pooler", "dropout", "classifier"),
     stock=("bert.pooler.dense", "classifier"),
+)
+
+# A BERT with a pooler after every layer, of which the last is BERT's (Liu et al. 2022).
+ELASTICBERT = Alias(
+    model_type="elasticbert",
+    family="bert",
+    names=(
+        (r"^(?:elasticbert\.)?encoder\.pooler\.{last}\.dense\.", "bert.pooler.dense."),
+        (r"^(?:elasticbert\.)?(?=embeddings\.|encoder\.layer\.)", "bert."),
+    ),
 )
 
 # RoBERTa numbers positions itself, from the token ids, so nothing is passed for them.
@@ -133,6 +143,6 @@ MOBILEBERT = replace(
 
 
 @hookimpl
-def compresskit_architectures() -> Iterable[Anatomy]:
+def compresskit_architectures() -> Iterable[Anatomy | Alias]:
     """The families that come with compresskit."""
-    return [BERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT, MOBILEBERT]
+    return [BERT, ELASTICBERT, ROBERTA, XLM_ROBERTA, ELECTRA, DISTILBERT, MOBILEBERT]

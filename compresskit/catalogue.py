@@ -19,7 +19,7 @@ import pluggy
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from compresskit import __version__, hooks
-from compresskit.anatomy import Anatomy
+from compresskit.anatomy import Alias, Anatomy
 from compresskit.errors import ArchitectureError, PluginError, RecipeError
 from compresskit.installed import VARIABLE, Origin, entry_points, origin_of, plugins_named
 from compresskit.interfaces import KINDS, Strategy, kind_of
@@ -50,11 +50,11 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One thing in the catalogue. `kind` is that of `interfaces.KINDS`, or `architecture`."""
+    """One thing in the catalogue. `kind` is that of `interfaces.KINDS`, `architecture` or `alias`."""
 
     kind: str
     name: str
-    what: type[Strategy] | Anatomy
+    what: type[Strategy] | Anatomy | Alias
     origin: Origin
 
     @property
@@ -62,10 +62,12 @@ class Entry:
         """One line that says what it is."""
         if isinstance(self.what, Anatomy):
             return f"Checkpoints whose model_type is {self.name}."
+        if isinstance(self.what, Alias):
+            return f"Checkpoints whose model_type is {self.name}, read as those of {self.what.family}."
         return (inspect.getdoc(self.what) or "").partition("\n\n")[0].replace("\n", " ")
 
 
-PLURALS = {"exit-policy": "exit policies", "exit-head": "exit heads"}
+PLURALS = {"exit-policy": "exit policies", "exit-head": "exit heads", "alias": "aliases"}
 
 
 class Catalogue:
@@ -106,12 +108,19 @@ class Catalogue:
         """
         entry = self._entries.get(("architecture", model_type))
         if entry is None:
+            known = sorted([*self.names("architecture"), *self.names("alias")])
             raise ArchitectureError(
-                f"no anatomy for model_type '{model_type}' (known: {', '.join(self.names('architecture'))}); "
+                f"no anatomy for model_type '{model_type}' (known: {', '.join(known)}); "
                 f"add one with the hook compresskit_architectures, as docs/how-to shows"
             )
         assert isinstance(entry.what, Anatomy)
         return entry.what
+
+    def alias(self, model_type: str) -> Alias | None:
+        """What reads checkpoints of that `model_type` as a family's; None where it is a family's own, or unknown."""
+        if ("architecture", model_type) in self._entries or ("alias", model_type) not in self._entries:
+            return None
+        return cast(Alias, self._entries["alias", model_type].what)
 
     def origin(self, what: type[Strategy] | Anatomy) -> Origin:
         """Where a strategy or anatomy of this catalogue comes from."""
@@ -242,9 +251,9 @@ def _offers(manager: pluggy.PluginManager, origins: Mapping[str, Origin]) -> Ite
 
 
 def _architecture(what: Any, where: str, origin: Origin) -> Entry:
-    if not isinstance(what, Anatomy):
+    if not isinstance(what, (Anatomy, Alias)):
         raise PluginError(f"{where} offers {what!r}, which is not an Anatomy; return Anatomy records")
-    return Entry("architecture", what.model_type, what, origin)
+    return Entry("architecture" if isinstance(what, Anatomy) else "alias", what.model_type, what, origin)
 
 
 def _strategy(what: Any, where: str, origin: Origin) -> Entry:

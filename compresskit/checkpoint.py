@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
-from compresskit.anatomy import Anatomy
+from compresskit.anatomy import Alias, Anatomy
 from compresskit.catalogue import load_catalogue
 from compresskit.columns import Columns
 from compresskit.config import CompressedConfig
@@ -52,6 +52,7 @@ class Original:
         anatomy: where its parts are.
         shape: its shape as it is given.
         policy: by which a compressed model leaves early, in the form of its config.
+        alias: by which the checkpoint is read, where its config has another `model_type` than the family.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Original:
     anatomy: Anatomy
     shape: Shape
     policy: Mapping[str, Any] | None = None
+    alias: Alias | None = None
 
     @property
     def longest(self) -> int:
@@ -132,7 +134,7 @@ def read_original(name: str, labels: int | None = None) -> Original:
         CheckpointError: there is no such model, or its config can't be read.
         ArchitectureError: its `model_type` has no anatomy.
     """
-    config = _read_config(name)
+    config, alias = _read_config(name)
     if isinstance(config, CompressedConfig):
         anatomy = load_catalogue().anatomy(str(config.original.get("model_type")))
         own = AutoConfig.for_model(**config.original)
@@ -141,7 +143,7 @@ def read_original(name: str, labels: int | None = None) -> Original:
     anatomy = load_catalogue().anatomy(config.model_type)
     if labels is not None:
         config.num_labels = labels
-    return Original(name, config, anatomy, original_shape(anatomy, config))
+    return Original(name, config, anatomy, original_shape(anatomy, config), alias=alias)
 
 
 def load(name: str, labels: Sequence[str] | None = None, regression: bool = False) -> Checkpoint:
@@ -160,7 +162,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     _refuse_multi_label(name, original.config)
     _refuse_pickles(name)
     _refuse_missing_tokenizer(name)
-    config = _read_config(name)
+    config, alias = _read_config(name)
     compressed = isinstance(config, CompressedConfig)
     if labels is not None or regression:
         outputs = config.num_labels
@@ -179,9 +181,12 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
             output_loading_info=True,
             dtype=torch.float32,
             trust_remote_code=False,
+            key_mapping=None if alias is None else alias.renames(original.dims.layers),
         )
     with quiet(), _readable(name, "its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        # Of a `model_type` that transformers does not know it could not tell the tokenizer either.
+        family = {} if alias is None else {"config": config}
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **family)
     model = loaded if compressed else wrap(loaded, original.anatomy)
     missing = [f"network.{key}" for key in sorted(info["missing_keys"])]
     head = tuple(f"network.{part}." for part in original.anatomy.read_out if not part.startswith(":"))
@@ -271,7 +276,8 @@ def is_folder(name: str) -> bool:
     return Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _read_config(name: str) -> PreTrainedConfig:
+def _read_config(name: str) -> tuple[PreTrainedConfig, Alias | None]:
+    """The config, of the family where the checkpoint has another `model_type`, and what it is then read by."""
     if is_folder(name):
         if Path(name).is_file():
             raise CheckpointError(f"model {name} is a file; give the folder that it is in")
@@ -287,10 +293,14 @@ def _read_config(name: str) -> PreTrainedConfig:
             raise CheckpointError(f"{name}/config.json is not a JSON object; copy the model again") from error
         if model_type is None:
             raise CheckpointError(f"{name}/config.json has no model_type; give the folder that save_pretrained wrote")
-        if model_type != CompressedConfig.model_type:
+        if model_type != CompressedConfig.model_type and load_catalogue().alias(str(model_type)) is None:
             load_catalogue().anatomy(str(model_type))
     with quiet(), _readable(name, "its config.json"):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        fields, _ = PreTrainedConfig.get_config_dict(name)
+        alias = load_catalogue().alias(str(fields.get("model_type")))
+        if alias is not None:
+            return AutoConfig.for_model(**fields | {"model_type": alias.family}), alias
+        return AutoConfig.from_pretrained(name, trust_remote_code=False), None
 
 
 def _set_labels(config: PreTrainedConfig, labels: Sequence[str], regression: bool) -> None:

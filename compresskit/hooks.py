@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from compresskit.anatomy import Anatomy
+    from compresskit.anatomy import Alias, Anatomy
     from compresskit.interfaces import Strategy
 
 PROJECT = "compresskit"
@@ -38,8 +38,8 @@ def compresskit_strategies() -> Iterable[type[Strategy]]:  # type: ignore[empty-
 
 
 @hookspec
-def compresskit_architectures() -> Iterable[Anatomy]:  # type: ignore[empty-body]
-    """Anatomies, one per `model_type`.
+def compresskit_architectures() -> Iterable[Anatomy | Alias]:  # type: ignore[empty-body]
+    """Anatomies, one per `model_type`, and aliases of them.
 
     Example:
         @hookimpl

@@ -99,11 +99,13 @@ def prediction_table(texts: Sequence[tuple[str, ...]], answers: Sequence[Predict
 
 
 def catalogue_tables(entries: Iterable[Entry]) -> list[Table]:
-    """One table per kind of strategy, and one of the architectures."""
+    """One table per kind of strategy, then those of the architectures."""
     by_kind: dict[str, list[tuple[str, ...]]] = {}
     for entry in entries:
         by_kind.setdefault(entry.kind, []).append((entry.name, entry.summary, str(entry.origin)))
-    return [Table(kind, ("name", "what it does", "from"), tuple(rows)) for kind, rows in by_kind.items()]
+    last = {"architecture": 1, "alias": 2}
+    kinds = sorted(by_kind, key=lambda kind: last.get(kind, 0))
+    return [Table(kind, ("name", "what it does", "from"), tuple(by_kind[kind])) for kind in kinds]
 
 
 def manual_page(entry: Entry) -> str:

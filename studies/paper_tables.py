@@ -34,7 +34,7 @@ ABLATIONS = ("cost-eff-8x", "no-features", "labels", "no-exit-loss", "two-stage"
 ELSEWHERE = (
     "DistilBERT with its own pre-training",
     "TinyBERT with general distillation",
-    "MobileBERT, whose architecture compresskit does not read",
+    "MobileBERT",
     "BERT 8L-256H and 6L-768H, the pre-trained miniatures",
     "DeeBERT and PABEE on the pre-trained miniatures 12L-256H and 12L-512H",
     "ElasticBERT, and COST-EFF on it",

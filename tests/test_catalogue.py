@@ -63,8 +63,8 @@ def test_unknown_architecture():
     with pytest.raises(ArchitectureError) as caught:
         load_catalogue([]).anatomy("gpt2")
     assert str(caught.value) == (
-        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, mobilebert, roberta, xlm-roberta); "
-        "add one with the hook compresskit_architectures, as docs/how-to shows"
+        "no anatomy for model_type 'gpt2' (known: bert, distilbert, elasticbert, electra, mobilebert, roberta, "
+        "xlm-roberta); add one with the hook compresskit_architectures, as docs/how-to shows"
     )
 
 

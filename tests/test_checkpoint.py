@@ -72,6 +72,47 @@ def pickle_weights(folder):
     (folder / "model.safetensors").unlink()
 
 
+@pytest.fixture
+def elastic(folder):
+    """The same model as ElasticBERT is published: other names, a pooler after each layer, no head, a vocab.txt."""
+    weights = load_file(folder / "model.safetensors")
+    pooler = {name: weights.pop(f"bert.pooler.dense.{name}") for name in ("weight", "bias")}
+    head = [weights.pop(f"classifier.{name}") for name in ("weight", "bias")]
+    new = {name.replace("bert.", "elasticbert.", 1): weight for name, weight in weights.items()}
+    for layer in range(2):
+        for name, weight in pooler.items():
+            new[f"elasticbert.encoder.pooler.{layer}.dense.{name}"] = weight.clone() if layer else -weight
+    new["cls.predictions.bias"] = head[1]
+    save_file(new, folder / "model.safetensors", metadata={"format": "pt"})
+    set_config(
+        model_type="elasticbert", architectures=["ElasticBertForMaskedLM"], max_output_layers=2, num_output_layers=2
+    )(folder)
+    words = load(str(save_tiny(folder.parent / "words"))).tokenizer.get_vocab()
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.__getitem__)))
+    take_out("tokenizer.json", "tokenizer_config.json")(folder)
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["elasticbert.", ""])
+def test_weights_under_other_names_are_read_as_those_of_the_family(elastic, tmp_path, prefix):
+    weights = load_file(elastic / "model.safetensors")
+    renamed = {name.replace("elasticbert.", prefix): weight for name, weight in weights.items()}
+    save_file(renamed, elastic / "model.safetensors", metadata={"format": "pt"})
+    checkpoint, plain = load(str(elastic), ["awful", "fine"]), load(str(tmp_path / "words"))
+    assert not checkpoint.head_trained
+    assert checkpoint.original.config.model_type == checkpoint.original.anatomy.model_type == "bert"
+    expected = plain.model.network.state_dict()
+    for name, weight in checkpoint.model.network.state_dict().items():
+        assert name.startswith("classifier.") or torch.equal(weight, expected[name]), name
+    texts = ["a fine film", "awful"]
+    ours, theirs = (one.tokenizer(texts, padding=True)["input_ids"] for one in (checkpoint, plain))
+    assert ours == theirs
+    save(checkpoint.model, checkpoint.tokenizer, tmp_path / "out", {})
+    again = load(str(tmp_path / "out"))
+    assert again.original.config.model_type == "bert"
+    assert torch.equal(again.model.network.bert.pooler.dense.weight, expected["bert.pooler.dense.weight"])
+
+
 def cut_weights(folder):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1])
 
@@ -279,8 +320,8 @@ def test_a_model_of_another_kind_is_refused(folder):
     with pytest.raises(ArchitectureError) as caught:
         load(str(folder))
     assert str(caught.value) == (
-        "no anatomy for model_type 'gpt2' (known: bert, distilbert, electra, mobilebert, roberta, xlm-roberta); "
-        "add one with the hook compresskit_architectures, as docs/how-to shows"
+        "no anatomy for model_type 'gpt2' (known: bert, distilbert, elasticbert, electra, mobilebert, roberta, "
+        "xlm-roberta); add one with the hook compresskit_architectures, as docs/how-to shows"
     )
 
 

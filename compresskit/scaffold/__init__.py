@@ -61,7 +61,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
 def _taken(name: str) -> str | None:
     """What else this name stands for: as a strategy, an installed distribution, a recipe, or in any recipe's YAML."""
     for entry in load_catalogue().entries():
-        if entry.name == name and entry.kind != "architecture":
+        if entry.name == name and isinstance(entry.what, type):
             return f"'{name}' is the name of a strategy already ({entry.origin})"
     for point in entry_points(None):
         if point.name == name or origin_of(point).distribution == f"compresskit-{name}":

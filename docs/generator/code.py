@@ -10,7 +10,7 @@ import compresskit
 from compresskit import errors as errors_module
 from compresskit import hooks as hooks_module
 from compresskit import installed, interfaces, model, testing
-from compresskit.anatomy import Anatomy, Slice
+from compresskit.anatomy import Alias, Anatomy, Slice
 from compresskit.catalogue import HOOKS
 from compresskit.testing import text
 from generator.parts import attribute_doc, doc, fenced, names, page, signature, table
@@ -25,6 +25,7 @@ def architectures() -> str:
         ([f"`{row.model_type}`", f"`{row.layers}`", _paths(row.heads), _paths(row.neurons), _list(row.read_out),
           "yes" if row.stock else "no"] for row in rows),
     )  # fmt: skip
+    others = [entry.what for entry in BUILT_IN.entries() if isinstance(entry.what, Alias)]
     return page(
         "Architectures",
         "The families that come with compresskit. Each is one row, an `Anatomy`, of\n"
@@ -32,6 +33,10 @@ def architectures() -> str:
         body,
         COLUMNS,
         table(("field", "meaning"), ((names(listed), said) for listed, said in doc(Anatomy).items())),
+        ALIASES,
+        table(("`model_type`", "read as"), ((f"`{one.model_type}`", f"`{one.family}`") for one in others)),
+        "Fields of an `Alias`:",
+        table(("field", "meaning"), ((names(listed), said) for listed, said in doc(Alias).items())),
     )
 
 
@@ -52,6 +57,11 @@ Heads and neurons are cut from these linear layers, whose paths are inside a lay
 states into logits; `:first` takes the first token. `export --format stock` needs a read-out with a tanh.
 
 [Add an architecture](../how-to/add-an-architecture.md) shows how a plugin brings another family. Fields of a row:"""
+
+
+ALIASES = """\
+Checkpoints of another `model_type` that are a family's under other names are read as that family's, and what is written
+of them is of that family. An `Alias` says how:"""
 
 
 _ENTRY_POINT = """\

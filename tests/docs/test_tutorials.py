@@ -12,17 +12,22 @@ import contextlib
 import doctest
 import io
 import re
+import runpy
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from compresskit import catalogue
+from compresskit.checkpoint import load
 from compresskit.cli import cli
-from compresskit.testing import apply_tiny
+from compresskit.errors import CheckpointError
+from compresskit.testing import apply_tiny, save_tiny
 
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = sorted((ROOT / "docs" / "tutorial").glob("*.md"))
@@ -154,6 +159,21 @@ def test_the_architecture_of_the_how_to_works(tmp_path, monkeypatch):
         namespace["test_every_part_can_be_cut"](tmp_path)
     finally:
         catalogue._load_once.cache_clear()
+
+
+def test_the_conversion_of_the_how_to_makes_a_pickle_readable(tmp_path, monkeypatch):
+    run_page(next(page for page in HOW_TOS if page.stem == "start-from-published-weights"))
+    folder = save_tiny(tmp_path / "model", "mobilebert")
+    weights = load_file(folder / "model.safetensors")
+    tied = weights["mobilebert.embeddings.word_embeddings.weight"]
+    torch.save(weights | {"cls.predictions.decoder.weight": tied}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="only as a pickle"):
+        load(str(folder))
+    monkeypatch.setattr("sys.argv", ["convert.py", str(folder)])
+    runpy.run_path("convert.py", run_name="__main__")
+    again = load(str(folder)).model.network.state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
 
 
 def test_the_plugin_of_tutorial_2_is_the_one_in_plugins():
