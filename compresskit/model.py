@@ -182,13 +182,13 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         """
         made = None
         if policy is not None:
+            remedy = "install the plugin that it comes from"
             try:
                 strategy = load_catalogue().strategy("exit-policy", policy["by"])
+                remedy = "give it the options that it has"
                 made = cast(ExitPolicy, build(strategy, dict(policy.get("with", {}))))
             except RecipeError as error:
-                raise CheckpointError(
-                    f"this model's exit policy can't be used: {error}; install the plugin that it comes from"
-                ) from error
+                raise CheckpointError(f"this model's exit policy can't be used: {error}; {remedy}") from error
         self.config.exit_policy = policy
         self.policy = made
 

@@ -70,7 +70,9 @@ def exits(model: Side) -> Table:
         cells = [f"{values[layer]:.4f}" if layer in values else "" for values in scores.values()]
         cells += [f"{left.get(layer, 0) / examples:.1%}"] if left else []
         rows.append((f"layer {layer}", *cells))
-    return Table("Exits", ("exit", *scores, *(["left here"] if left else [])), tuple(rows))
+    nobody = [layer for layer, count in left.items() if count] == [len(model.shape.layers)]
+    note = "Nobody leaves early by this setting; `compresskit evaluate` shows what others come to." if nobody else ""
+    return Table("Exits", ("exit", *scores, *(["left here"] if left else [])), tuple(rows), note)
 
 
 def times(report: Report) -> Table:

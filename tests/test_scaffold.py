@@ -89,6 +89,14 @@ def test_other_names_are_refused(name, tmp_path):
     )
 
 
+def test_the_name_of_the_distribution_is_made_from_the_plugins(tmp_path):
+    found = run("--kind", "pruner", "--out", str(tmp_path / "there"), "compresskit-sharp")
+    assert (found.exit_code, (tmp_path / "there").exists()) == (1, False)
+    assert found.output == (
+        "Error: the distribution is called compresskit-NAME by itself; give the name without it, as in sharp\n"
+    )
+
+
 OURS = f"compresskit {metadata.version('compresskit')}"
 
 

@@ -10,7 +10,7 @@ from transformers import MobileBertConfig
 from compresskit.architectures import MOBILEBERT
 from compresskit.cost import Dims, dims_of
 from compresskit.edits import LayerShape, Shape
-from compresskit.report import Milliseconds, Report, Score, Side
+from compresskit.report import Leaving, Milliseconds, Report, Score, Side
 from compresskit.strategies.tanh_heads import ClsTanh, MeanTanh
 from compresskit.tables import Table, blocks, exits, layers, markdown, summary
 
@@ -164,6 +164,16 @@ def test_what_layers_have_beside_attention_and_ffn_is_a_row_of_its_own():
 def test_exits_without_scores_or_leavers_are_no_table():
     shape = replace(FULL, exits=(2, 4), head=ClsTanh())
     assert exits(Side.sized("silent", DIMS, shape)).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("left", "silent"), [({2: 0, 4: 9}, False), ({4: 9}, False), ({2: 1, 4: 8}, True), ({2: 9}, True)]
+)
+def test_a_setting_by_which_nobody_leaves_early_is_told(left, silent):
+    shape = replace(FULL, exits=(2, 4), head=ClsTanh())
+    side = replace(Side.sized("model", DIMS, shape), leaving=Leaving("patience, patience 6", left, {}))
+    note = "Nobody leaves early by this setting; `compresskit evaluate` shows what others come to."
+    assert exits(side).note == ("" if silent else note)
 
 
 def test_markdown_escapes_pipes():

@@ -37,6 +37,11 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, ...]:
         raise CompresskitError(
             f"'{name}' is no name for a plugin; use small letters, digits and hyphens, as in my-score"
         )
+    if name.startswith("compresskit-"):
+        raise CompresskitError(
+            f"the distribution is called compresskit-NAME by itself; give the name without it, as in "
+            f"{name.removeprefix('compresskit-')}"
+        )
     taken = _taken(name)
     if taken:
         raise CompresskitError(f"{taken}; choose another name")
