@@ -422,6 +422,15 @@ def test_reuse_of_the_same_run_only_measures(finished, carry, tmp_path, worked):
     assert same(tmp_path / "copy", finished.out)
 
 
+def test_it_is_told_where_nothing_is_taken_over(finished, carry, tmp_path, told):
+    shape = {"recipe": "shape-8x", "model": "trained", "data": None, "run": Run(progress=told)}
+    carry(tmp_path / "out", reuse=finished.out, **shape)
+    assert told.messages[0] == f"the first step is not the same in {finished.out}, so nothing is taken over"
+    told.messages.clear()
+    carry(tmp_path / "again", reuse=tmp_path / "out", **shape)
+    assert told.messages == [f"going on after step 3 of 3, which is in {tmp_path}/again"]
+
+
 @pytest.mark.parametrize("stopped", [1, 3, 5, 8, 10])
 def test_a_run_stopped_between_steps_ends_as_one_that_was_not(finished, carry, tmp_path, worked, monkeypatch, stopped):
     def stop(*args, **how):
