@@ -87,7 +87,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
     FigureCanvasAgg(figure)
     look = styles([cell.run for cell in cells])
     first = cells[0]
-    figure.suptitle(f"{first.data}, {first.checkpoint} ({_counted(cells)})")
+    figure.suptitle(f"{first.data}, {first.checkpoint} ({_counted(cells)})\n{_explained(cells)}")
     axes = figure.subplots(2, 2).flat
     whole = [cell.values for cell in cells]
     # Where examples leave early, what was measured is the time and the score of that.
@@ -173,6 +173,13 @@ def _counted(cells: Sequence[Cell]) -> str:
     least, most = (some(len(cell.values) for cell in cells) for some in (min, max))
     seeds = "1 seed" if most == 1 else f"{most} seeds" if least == most else f"{least} to {most} seeds"
     return f"n = {cells[0].rows:,} rows, {seeds}"
+
+
+def _explained(cells: Sequence[Cell]) -> str:
+    """What the marks stand for that the legend doesn't tell."""
+    bar = " with its standard deviation over seeds" if any(len(cell.values) > 1 for cell in cells) else ""
+    line = "; a line: its exits, or every setting by which it leaves early" if any(cell.curve for cell in cells) else ""
+    return f"a large marker: a run{bar}{line}"
 
 
 def _against(

@@ -48,7 +48,10 @@ def lines_of(axes):
 
 def test_axes_have_units_and_the_title_n():
     figure = draw(CELLS)
-    assert figure.get_suptitle() == "mrpc, mini (n = 100 rows, 2 seeds)"
+    assert figure.get_suptitle() == (
+        "mrpc, mini (n = 100 rows, 2 seeds)\na large marker: a run with its standard deviation over seeds; "
+        "a line: its exits, or every setting by which it leaves early"
+    )
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "GFLOPs per text of 128 tokens, heads included",
         "parameters, millions",
@@ -179,5 +182,6 @@ def test_without_times_or_exits_the_chart_says_so():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_seeds_are_counted(count):
-    title = draw([cell("a", (0.5,) * count, 1.0)]).get_suptitle()
+    title, marks = draw([cell("a", (0.5,) * count, 1.0)]).get_suptitle().splitlines()
     assert title.endswith("1 seed)" if count == 1 else "3 seeds)")
+    assert marks == "a large marker: a run" + (" with its standard deviation over seeds" if count > 1 else "")
