@@ -80,7 +80,7 @@ def _go_through(job: Job, journal: Journal, reuse: Path | None, state: PartialSt
     state.wait_for_everyone()
     done = journal.done()
     if reuse is not None and not done:
-        run.progress.say(f"the first step is not the same in {reuse}, so nothing is taken over")
+        run.progress.say(f"{reuse} has no finished first step that is the same, so nothing is taken over")
     state.wait_for_everyone()
     workshop = _workshop(job, journal, done, data_in_tokens)
     for number, planned in enumerate(job.plan.steps, start=1):

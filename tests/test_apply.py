@@ -425,7 +425,7 @@ def test_reuse_of_the_same_run_only_measures(finished, carry, tmp_path, worked):
 def test_it_is_told_where_nothing_is_taken_over(finished, carry, tmp_path, told):
     shape = {"recipe": "shape-8x", "model": "trained", "data": None, "run": Run(progress=told)}
     carry(tmp_path / "out", reuse=finished.out, **shape)
-    assert told.messages[0] == f"the first step is not the same in {finished.out}, so nothing is taken over"
+    assert told.messages[0] == f"{finished.out} has no finished first step that is the same, so nothing is taken over"
     told.messages.clear()
     carry(tmp_path / "again", reuse=tmp_path / "out", **shape)
     assert told.messages == [f"going on after step 3 of 3, which is in {tmp_path}/again"]

@@ -404,6 +404,8 @@ def test_a6_mobilebert_is_as_large_and_as_costly_as_it_is_said_to_be():
     cost = flops(dims, shape, 128)
     assert round(cost["macs_lin"] / 1e9, 3) == 2.592
     assert round((cost["macs_all"] - cost["macs_lin"]) / 1e9, 3) == 0.101
+    early = flops(dims, replace(shape, exits=(6, 24), head=ClsTanh(), read_out=False), 128, exit=6)
+    assert 4 * (early["macs_lin"] - 128 * 3 * 128 * 512) == cost["macs_lin"] - 128 * 3 * 128 * 512
 
 
 def test_shared_parameters_count_once():
