@@ -72,16 +72,19 @@ class Alias:
         model_type: in their config.json.
         family: the `model_type` of the family.
         names: regular expressions for names of their weights, and what the family calls them, in the order in which
-            they are tried; `{last}` is the position of the last layer.
+            they are tried; `{last}` is the position of the last layer, less the layers that have none of its kind.
+        without: config attribute that says how many layers those are; none where the config lacks it.
     """
 
     model_type: str
     family: str
     names: tuple[tuple[str, str], ...]
+    without: str | None = None
 
-    def renames(self, layers: int) -> dict[str, str]:
-        """The names for a checkpoint of so many layers."""
-        return {pattern.replace("{last}", str(layers - 1)): name for pattern, name in self.names}
+    def renames(self, config: PreTrainedConfig, layers: int) -> dict[str, str]:
+        """The names for a checkpoint of so many layers with this config."""
+        without = 0 if self.without is None else int(getattr(config, self.without, 0))
+        return {pattern.replace("{last}", str(layers - without - 1)): name for pattern, name in self.names}
 
 
 @dataclass(frozen=True)

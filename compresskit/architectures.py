@@ -37,7 +37,7 @@ BERT = Anatomy(
     stock=("bert.pooler.dense", "classifier"),
 )
 
-# A BERT with a pooler after every layer, of which the last is BERT's (Liu et al. 2022).
+# A BERT with a pooler after every layer but the base layers, of which the last is BERT's (Liu et al. 2022).
 ELASTICBERT = Alias(
     model_type="elasticbert",
     family="bert",
@@ -45,6 +45,7 @@ ELASTICBERT = Alias(
         (r"^(?:elasticbert\.)?encoder\.pooler\.{last}\.dense\.", "bert.pooler.dense."),
         (r"^(?:elasticbert\.)?(?=embeddings\.|encoder\.layer\.)", "bert."),
     ),
+    without="num_base_layers",
 )
 
 # RoBERTa numbers positions itself, from the token ids, so nothing is passed for them.

@@ -108,6 +108,11 @@ class Catalogue:
         """
         entry = self._entries.get(("architecture", model_type))
         if entry is None:
+            alias = self.alias(model_type)
+            if alias is not None:
+                raise ArchitectureError(
+                    f"'{model_type}' has no anatomy of its own; its checkpoints are read as those of '{alias.family}'"
+                )
             known = sorted([*self.names("architecture"), *self.names("alias")])
             raise ArchitectureError(
                 f"no anatomy for model_type '{model_type}' (known: {', '.join(known)}); "
@@ -123,7 +128,7 @@ class Catalogue:
         return cast(Alias, self._entries["alias", model_type].what)
 
     def origin(self, what: type[Strategy] | Anatomy) -> Origin:
-        """Where a strategy or anatomy of this catalogue comes from."""
+        """Where a strategy or an anatomy of this catalogue comes from; an alias has its origin in `entries`."""
         key = ("architecture", what.model_type) if isinstance(what, Anatomy) else (kind_of(what), what.name)
         return self._entries[key].origin
 
@@ -252,7 +257,7 @@ def _offers(manager: pluggy.PluginManager, origins: Mapping[str, Origin]) -> Ite
 
 def _architecture(what: Any, where: str, origin: Origin) -> Entry:
     if not isinstance(what, (Anatomy, Alias)):
-        raise PluginError(f"{where} offers {what!r}, which is not an Anatomy; return Anatomy records")
+        raise PluginError(f"{where} offers {what!r}, which is neither an Anatomy nor an Alias; return records of those")
     return Entry("architecture" if isinstance(what, Anatomy) else "alias", what.model_type, what, origin)
 
 

@@ -181,7 +181,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
             output_loading_info=True,
             dtype=torch.float32,
             trust_remote_code=False,
-            key_mapping=None if alias is None else alias.renames(original.dims.layers),
+            key_mapping=None if alias is None else alias.renames(config, original.dims.layers),
         )
     with quiet(), _readable(name, "its tokenizer"):
         # Of a `model_type` that transformers does not know it could not tell the tokenizer either.
@@ -198,6 +198,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
         )
     _refuse_nan(name, model)
     _refuse_other_vocabulary(name, model, tokenizer)
+    _refuse_other_padding(name, model, tokenizer)
     if missing:
         model.read_out_trained = False
     return Checkpoint(original, model.eval(), tokenizer, read_record(name))
@@ -211,6 +212,18 @@ def _refuse_other_vocabulary(
         raise CheckpointError(
             f"{name}: its tokenizer has a token {largest}, and its word embedding {rows} rows, from 0; "
             "the folder mixes two models, copy it again"
+        )
+
+
+def _refuse_other_padding(
+    name: str, model: CompressedForSequenceClassification, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Where embeddings look ahead, an answer depends on which token pads."""
+    own, pads = model.network.config.pad_token_id, tokenizer.pad_token_id
+    if model.anatomy.lookahead and own != pads:
+        raise CheckpointError(
+            f"{name}: its tokenizer pads with token {pads}, and config.json has pad_token_id {own}; "
+            "correct the one that the model was not trained with"
         )
 
 

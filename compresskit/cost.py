@@ -107,9 +107,13 @@ def dims_of(anatomy: Anatomy, config: PreTrainedConfig) -> Dims:
     particulars = None if anatomy.particulars is None else anatomy.particulars(config)
     width = hidden if particulars is None else particulars.width
     if heads < 1 or width % heads:
+        # A bottleneck that is not used leaves the width inside a layer that of the hidden states.
+        what, name = ("hidden size", anatomy.hidden_size)
+        if anatomy.inner_size is not None and width == getattr(config, anatomy.inner_size) != hidden:
+            what, name = ("width inside a layer", anatomy.inner_size)
         raise ArchitectureError(
-            f"a hidden size of {width} can't be split over {heads} heads; correct "
-            f"'{anatomy.inner_size or anatomy.hidden_size}' or '{anatomy.head_total}' in the model's config.json"
+            f"a {what} of {width} can't be split over {heads} heads; correct '{name}' or '{anatomy.head_total}' "
+            f"in the model's config.json"
         )
     return Dims(
         vocabulary=_size(anatomy, config, "vocab_size"),
@@ -241,7 +245,8 @@ def flops(dims: Dims, shape: Shape, tokens: int = 128, exit: int | None = None) 
     heads = sum(_head_macs(dims, shape, tokens) for number in _own_heads(shape) if number <= last)
     if shape.read_out and last == depth:
         heads += _read_out_macs(full, shape)
-    additions = 2 * tokens * _embedding(dims, shape)
+    # Tables are added in their own width, but by a family that first makes its hidden states out of the words.
+    additions = 2 * tokens * (_embedding(dims, shape) if dims.particulars is None else dims.hidden)
     additions += sum(2 * tokens * dims.hidden + layer.heads * tokens**2 for layer in reached)
     return {
         "macs_lin": weights,
@@ -323,7 +328,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def _embedding(dims: Dims, shape: Shape) -> int:
-    """Width of the embedding tables and their norm."""
+    """Width of the embedding tables and their norm; of a family with particulars, of the word table alone."""
     return dims.embedding if shape.embedding is None else shape.embedding
 
 

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from compresskit.anatomy import Anatomy, UnitTarget, find, head_size
 from compresskit.cost import dims_of, sizes_of
 from compresskit.edits import FactorizeMatrix
+from compresskit.errors import SurgeryError
 from compresskit.interfaces import Masks, Sizes
 from compresskit.modules import FactorizedEmbedding, FactorizedLinear
 
@@ -32,7 +33,16 @@ FACTORS = ("attention", "ffn", "heads", "neurons", "hidden", "ranks")
 
 @contextmanager
 def masked(model: Model, masks: Masks | None) -> Iterator[None]:
-    """While it lasts, the model uses of itself what the masks say, but for `layers`, which the passes skip."""
+    """While it lasts, the model uses of itself what the masks say, but for `layers`, which the passes skip.
+
+    Raises:
+        SurgeryError: hidden states are masked of a family whose hidden states can't be cut.
+    """
+    if masks is not None and masks.hidden is not None and model.anatomy.particulars is not None:
+        raise SurgeryError(
+            f"the hidden states of {model.anatomy.model_type} models run through more than heads and neurons and can't "
+            "be masked; leave hidden out of the masks"
+        )
     narrower = masks is not None and masks.hidden is not None and not bool(masks.hidden.all())
     hooks = [] if masks is None else list(_hooks(model, on(masks, model.device), narrower))
     try:

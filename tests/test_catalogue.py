@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import compresskit
-from compresskit.architectures import BERT
-from compresskit.catalogue import BUILTINS, Origin, build, load_catalogue
+from compresskit.architectures import BERT, ELASTICBERT
+from compresskit.catalogue import BUILTINS, Catalogue, Entry, Origin, build, load_catalogue
 from compresskit.errors import ArchitectureError, PluginError, RecipeError
 from compresskit.strategies.entropy import Entropy
 from compresskit.strategies.taylor import Taylor
@@ -66,6 +67,20 @@ def test_unknown_architecture():
         "no anatomy for model_type 'gpt2' (known: bert, distilbert, elasticbert, electra, mobilebert, roberta, "
         "xlm-roberta); add one with the hook compresskit_architectures, as docs/how-to shows"
     )
+
+
+def test_an_alias_is_no_architecture_and_a_plugins_anatomy_comes_before_it():
+    catalogue = load_catalogue([])
+    assert catalogue.alias("elasticbert") is ELASTICBERT
+    assert catalogue.alias("bert") is catalogue.alias("gpt2") is None
+    with pytest.raises(ArchitectureError) as error:
+        catalogue.anatomy("elasticbert")
+    assert str(error.value) == ("'elasticbert' has no anatomy of its own; its checkpoints are read as those of 'bert'")
+    own = replace(BERT, model_type="elasticbert")
+    origin = Origin("compresskit-elastic", "1.0")
+    catalogue = Catalogue([*catalogue.entries(), Entry("architecture", "elasticbert", own, origin)])
+    assert catalogue.alias("elasticbert") is None
+    assert catalogue.anatomy("elasticbert") is own
 
 
 def test_plugin_is_found_with_its_origin(installed):
@@ -180,9 +195,8 @@ def test_named_plugin_that_is_not_installed(installed):
         (
             "no-anatomy",
             (
-                "plugin 'no-anatomy' (compresskit-no-anatomy 1.0) offers 'albert', which is not an "
-                "Anatomy; return Anatomy "
-                "records"
+                "plugin 'no-anatomy' (compresskit-no-anatomy 1.0) offers 'albert', which is neither an Anatomy nor an "
+                "Alias; return records of those"
             ),
         ),
         (

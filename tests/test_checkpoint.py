@@ -93,6 +93,33 @@ def elastic(folder):
     return folder
 
 
+def test_the_last_pooler_is_counted_from_the_first_layer_that_has_one(elastic, tmp_path):
+    """As in elasticbert-large, whose first layers have none: poolers are numbered from 0 all the same."""
+    weights = load_file(elastic / "model.safetensors")
+    for name in ("weight", "bias"):
+        weights[f"elasticbert.encoder.pooler.0.dense.{name}"] = weights.pop(
+            f"elasticbert.encoder.pooler.1.dense.{name}"
+        )
+    save_file(weights, elastic / "model.safetensors", metadata={"format": "pt"})
+    set_config(num_base_layers=1)(elastic)
+    pooler, expected = (
+        load(str(folder), ["awful", "fine"]).model.network.bert.pooler.dense for folder in (elastic, tmp_path / "words")
+    )
+    assert torch.equal(pooler.weight, expected.weight)
+    assert torch.equal(pooler.bias, expected.bias)
+
+
+def test_a_tokenizer_that_pads_otherwise_is_refused_where_embeddings_look_ahead(tmp_path):
+    folder = save_tiny(tmp_path / "mobile", "mobilebert")
+    set_config(pad_token_id=3)(folder)
+    with pytest.raises(CheckpointError) as error:
+        load(str(folder))
+    assert str(error.value) == (
+        f"{folder}: its tokenizer pads with token 0, and config.json has pad_token_id 3; "
+        "correct the one that the model was not trained with"
+    )
+
+
 @pytest.mark.parametrize("prefix", ["elasticbert.", ""])
 def test_weights_under_other_names_are_read_as_those_of_the_family(elastic, tmp_path, prefix):
     weights = load_file(elastic / "model.safetensors")

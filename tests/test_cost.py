@@ -423,9 +423,26 @@ def test_heads_that_do_not_divide_the_width_inside_a_layer_are_refused():
     with pytest.raises(ArchitectureError) as error:
         dims_of(MOBILEBERT, MobileBertConfig(intra_bottleneck_size=126))
     assert str(error.value) == (
-        "a hidden size of 126 can't be split over 4 heads; "
+        "a width inside a layer of 126 can't be split over 4 heads; "
         "correct 'intra_bottleneck_size' or 'num_attention_heads' in the model's config.json"
     )
+
+
+def test_heads_that_do_not_divide_the_hidden_size_of_layers_without_a_bottleneck_are_refused():
+    with pytest.raises(ArchitectureError) as error:
+        dims_of(MOBILEBERT, MobileBertConfig(hidden_size=126, intra_bottleneck_size=126, use_bottleneck=False))
+    assert str(error.value) == (
+        "a hidden size of 126 can't be split over 4 heads; "
+        "correct 'hidden_size' or 'num_attention_heads' in the model's config.json"
+    )
+
+
+def test_embeddings_of_mobilebert_are_added_as_wide_as_its_hidden_states():
+    """Two sums of three tables; then two a layer, as of any family, and the scores' mask."""
+    dims, shape = dims_of(MOBILEBERT, config := MobileBertConfig()), original_shape(MOBILEBERT, config)
+    cost = flops(dims, shape, 10)
+    heads = 512 * 512 + 512 * 2
+    assert cost["torch110"] - cost["flops_lin"] - 2 * heads == 2 * 10 * 512 + 24 * (2 * 10 * 512 + 4 * 10**2)
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused():
@@ -444,7 +461,7 @@ def watched(anatomy, config, attention: str):
     """A tiny model, its cost, and the MACs of its read-out."""
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention).eval()
     dims, shape = dims_of(anatomy, config), original_shape(anatomy, config)
-    dense = dims.hidden**2 if getattr(config, "classifier_activation", True) else 0
+    dense = dims.hidden**2 if anatomy is not MOBILEBERT or config.classifier_activation else 0
     return model, flops(dims, shape, TOKENS), dense + dims.hidden * dims.classes
 
 

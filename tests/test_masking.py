@@ -251,6 +251,17 @@ def test_the_stock_export_has_zeros_for_an_attention_and_an_ffn_that_are_gone():
     torch.testing.assert_close(said, answer(model), atol=1e-5, rtol=1e-4)
 
 
+def test_hidden_states_that_can_not_be_cut_are_not_masked():
+    model = wrap(tiny_model("mobilebert"), load_catalogue().anatomy("mobilebert"))
+    masks = Masks(hidden=torch.ones(model.hidden_size))
+    with pytest.raises(SurgeryError) as error:
+        model.trace(tiny_batch(model), masks=masks)
+    assert str(error.value) == (
+        "the hidden states of mobilebert models run through more than heads and neurons and can't be masked; "
+        "leave hidden out of the masks"
+    )
+
+
 def test_the_stock_export_refuses_narrower_hidden_states():
     model = wrapped()
     perform(CutHidden(tuple(range(20))), model)

@@ -185,3 +185,8 @@ def test_the_shown_metrics_lead_with_the_task_and_leave_matthews_out():
     cola = evaluation(task=Task("classification", ("no", "yes"), "matthews"))
     assert cola.shown == ("matthews", "accuracy", "f1")
     assert cola.value == 0.5
+
+
+def test_what_is_read_comes_after_what_works_on_it():
+    titles = [table.title for table in catalogue_tables(load_catalogue([]).entries())]
+    assert titles == ["distiller", "exit-head", "exit-policy", "factorizer", "pruner", "architecture", "alias"]
