@@ -83,7 +83,7 @@ class Alias:
 
     def renames(self, config: PreTrainedConfig, layers: int) -> dict[str, str]:
         """The names for a checkpoint of so many layers with this config."""
-        without = 0 if self.without is None else int(getattr(config, self.without, 0))
+        without = 0 if self.without is None else int(getattr(config, self.without, None) or 0)
         return {pattern.replace("{last}", str(layers - without - 1)): name for pattern, name in self.names}
 
 

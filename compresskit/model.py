@@ -230,7 +230,7 @@ class CompressedForSequenceClassification(PreTrainedModel):  # type: ignore[misc
         # Where embeddings look to the right, a text sees padding there whether or not its batch has a longer one.
         ahead = min(self.anatomy.lookahead, longest(self.anatomy, self.network.config) - tokens)
         if ahead > 0:
-            fill = {"input_ids": int(self.network.config.pad_token_id)}
+            fill = {"input_ids": self.network.config.pad_token_id or 0}
             wanted = {name: functional.pad(part, (0, ahead), value=fill.get(name, 0)) for name, part in wanted.items()}
         hidden = cast(Tensor, find(self.network, self.anatomy.embeddings)(**wanted))[:, :tokens]
         project = self.embeddings_project

@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 from transformers.utils import logging
 
 from compresskit import __version__
+from compresskit.architectures import ELASTICBERT
 from compresskit.checkpoint import FORMAT, RECORD, load, quiet, read_original, read_record, save, usual_tokens
 from compresskit.edits import AddExits, LayerShape
 from compresskit.errors import ArchitectureError, CheckpointError, DataError
@@ -107,6 +108,13 @@ def test_the_last_pooler_is_counted_from_the_first_layer_that_has_one(elastic, t
     )
     assert torch.equal(pooler.weight, expected.weight)
     assert torch.equal(pooler.bias, expected.bias)
+
+
+@pytest.mark.parametrize(("base", "last"), [({}, 5), ({"num_base_layers": None}, 5), ({"num_base_layers": 2}, 3)])
+def test_names_of_weights_know_the_last_layer_that_has_a_pooler(base, last):
+    assert next(iter(ELASTICBERT.renames(BertConfig(**base), 6))) == (
+        rf"^(?:elasticbert\.)?encoder\.pooler\.{last}\.dense\."
+    )
 
 
 def test_a_tokenizer_that_pads_otherwise_is_refused_where_embeddings_look_ahead(tmp_path):
