@@ -6,7 +6,8 @@ belongs to a unit. A *group* is all the units of one layer that compete with one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -82,9 +83,20 @@ class Alias:
     without: str | None = None
 
     def renames(self, config: PreTrainedConfig, layers: int) -> dict[str, str]:
-        """The names for a checkpoint of so many layers with this config."""
-        without = 0 if self.without is None else int(getattr(config, self.without, None) or 0)
+        """The names for a checkpoint of so many layers with this config.
+
+        Raises:
+            ValueError: the config names a number of layers without that can't be.
+        """
+        without = 0 if self.without is None else getattr(config, self.without, None) or 0
+        if not isinstance(without, int) or not 0 <= without < layers:
+            raise ValueError(f"{self.without} must be a whole number from 0 to {layers - 1}, not {without!r}")
         return {pattern.replace("{last}", str(layers - without - 1)): name for pattern, name in self.names}
+
+    def of_another_layer(self, names: Iterable[str]) -> str | None:
+        """The first of these weights that the family would take were another layer the last."""
+        patterns = [pattern.replace("{last}", r"\d+") for pattern, _ in self.names if "{last}" in pattern]
+        return min((name for name in names if any(re.match(pattern, name) for pattern in patterns)), default=None)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Nothing here unpickles anything or runs code that came with a model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,6 +173,8 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
                 "compress its original anew with these data"
             )
         original = original if compressed else replace(original, config=config)
+    with _readable(name, "its config.json"):
+        renames = None if alias is None else alias.renames(config, original.dims.layers)
     with quiet(), _readable(name):
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -181,7 +183,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
             output_loading_info=True,
             dtype=torch.float32,
             trust_remote_code=False,
-            key_mapping=None if alias is None else alias.renames(config, original.dims.layers),
+            key_mapping=renames,
         )
     with quiet(), _readable(name, "its tokenizer"):
         # Of a `model_type` that transformers does not know it could not tell the tokenizer either.
@@ -191,6 +193,7 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     missing = [f"network.{key}" for key in sorted(info["missing_keys"])]
     head = tuple(f"network.{part}." for part in original.anatomy.read_out if not part.startswith(":"))
     stray = [key for key in missing if not key.startswith(head)]
+    _refuse_lost_last(name, alias, [key for key in missing if key not in stray], info["unexpected_keys"])
     if stray and not compressed:
         raise CheckpointError(
             f"{name}: {len(stray)} weights are missing (first: {stray[0].removeprefix('network.')}); "
@@ -202,6 +205,20 @@ def load(name: str, labels: Sequence[str] | None = None, regression: bool = Fals
     if missing:
         model.read_out_trained = False
     return Checkpoint(original, model.eval(), tokenizer, read_record(name))
+
+
+def _refuse_lost_last(name: str, alias: Alias | None, missing: Sequence[str], unexpected: Iterable[str]) -> None:
+    """What would be taken from the last layer begins anew where no layer has it, and not where another has."""
+    if alias is None:
+        return
+    taken = tuple(f"network.{theirs}" for pattern, theirs in alias.names if "{last}" in pattern)
+    lost = [key.removeprefix("network.") for key in missing if key.startswith(taken)]
+    if lost and (other := alias.of_another_layer(unexpected)):
+        wrong = "num_hidden_layers" if alias.without is None else f"num_hidden_layers or {alias.without}"
+        raise CheckpointError(
+            f"{name}: {len(lost)} weights are missing (first: {lost[0]}), and there is {other}; "
+            f"correct {wrong} in config.json, or use the whole checkpoint"
+        )
 
 
 def _refuse_other_vocabulary(
@@ -219,7 +236,9 @@ def _refuse_other_padding(
     name: str, model: CompressedForSequenceClassification, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Where embeddings look ahead, an answer depends on which token pads."""
-    own, pads = model.network.config.pad_token_id, tokenizer.pad_token_id
+    own, pads = model.network.config.pad_token_id or 0, tokenizer.pad_token_id
+    if pads is None:
+        raise CheckpointError(f"{name}: its tokenizer has no pad_token; name one in tokenizer_config.json")
     if model.anatomy.lookahead and own != pads:
         raise CheckpointError(
             f"{name}: its tokenizer pads with token {pads}, and config.json has pad_token_id {own}; "

@@ -193,16 +193,15 @@ def evaluate(
             paper's thresholds that it takes. A policy without a dial is seen as it is.
         latency: also measure milliseconds.
     """
+    policy = model.policy if model.shape.exits else None
+    # Before any row is answered: a setting that the policy does not take is refused at once.
+    variants = [policy, *_variants(policy, task, model.depth, thresholds)] if policy else []
     logits, signals = exit_answers(model, rows, collate, run)
     labels = rows.labels[list(rows.rows)]
     said = {number: predictions(task, answer) for number, answer in logits.items()}
-    policy = model.policy if model.shape.exits else None
     mean_tokens = sum(rows.lengths) / len(rows)
     costs = _Costs.of(model, max(round(mean_tokens), 1))
-    points = [
-        _point(variant, logits, signals, labels, task, costs)
-        for variant in ([policy, *_variants(policy, task, model.depth, thresholds)] if policy else [])
-    ]
+    points = [_point(variant, logits, signals, labels, task, costs) for variant in variants]
     last = max(logits)
     return Evaluation(
         task=task,

@@ -103,7 +103,8 @@ def _check_exit(model: CompressedForSequenceClassification, name: str) -> None:
     else:
         return
     raise CheckpointError(
-        f"{name}: its last exit {reason}; compress it again with 'pooler: keep' in the recipe's exit step to export it"
+        f"{name}: its last exit {reason}; compress it again with 'pooler: keep' in the recipe's exit step "
+        "(--set steps.N.pooler=keep, where step N is the exit, from 0) to export it"
     )
 
 

@@ -20,7 +20,7 @@ from compresskit.edits import (
 )
 from compresskit.errors import SurgeryError
 from compresskit.interfaces import Masks
-from compresskit.masking import FACTORS, alive, factored, factors_of, norms, on, reader, stream_start
+from compresskit.masking import FACTORS, alive, check_maskable, factored, factors_of, norms, on, reader, stream_start
 from compresskit.model import CompressedForSequenceClassification as Model
 from compresskit.surgery import check_hidden, perform
 
@@ -32,7 +32,8 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
         The cuts, which are done.
 
     Raises:
-        SurgeryError: nothing would be left of the hidden states, or exits are made for those that would be cut.
+        SurgeryError: nothing would be left of the hidden states, exits are made for those that would be cut, or they
+            are a family's that can't be.
     """
     edits: list[Edit] = []
     masks = on(masks, model.device)
@@ -60,6 +61,7 @@ def fold(model: Model, masks: Masks) -> tuple[Edit, ...]:
 
 
 def _check_fold(model: Model, masks: Masks) -> None:
+    check_maskable(model, masks)
     if masks.hidden is not None and not bool(masks.hidden.all()):
         check_hidden(model, _left(masks.hidden))
     in_layers = [getattr(masks, name) for name in FACTORS if name != "ranks"]

@@ -38,11 +38,7 @@ def masked(model: Model, masks: Masks | None) -> Iterator[None]:
     Raises:
         SurgeryError: hidden states are masked of a family whose hidden states can't be cut.
     """
-    if masks is not None and masks.hidden is not None and model.anatomy.particulars is not None:
-        raise SurgeryError(
-            f"the hidden states of {model.anatomy.model_type} models run through more than heads and neurons and can't "
-            "be masked; leave hidden out of the masks"
-        )
+    check_maskable(model, masks)
     narrower = masks is not None and masks.hidden is not None and not bool(masks.hidden.all())
     hooks = [] if masks is None else list(_hooks(model, on(masks, model.device), narrower))
     try:
@@ -50,6 +46,19 @@ def masked(model: Model, masks: Masks | None) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def check_maskable(model: Model, masks: Masks | None) -> None:
+    """Refuse factors that would not act on all that they stand for.
+
+    Raises:
+        SurgeryError: hidden states are masked of a family whose hidden states can't be cut.
+    """
+    if masks is not None and masks.hidden is not None and model.anatomy.particulars is not None:
+        raise SurgeryError(
+            f"the hidden states of {model.anatomy.model_type} models run through more than heads and neurons and can't "
+            "be masked; leave hidden out of the masks"
+        )
 
 
 def on(masks: Masks, device: torch.device) -> Masks:

@@ -152,10 +152,17 @@ class Order:
 
     def unknown(self, name: str) -> str | None:
         """What is wrong with naming this model, or None where an earlier step saves it or it can be a folder."""
-        if name in self.saved or "/" in name or Path(name).exists():
+        if name in self.saved or Path(name).exists():
+            return None
+        if name.startswith((".", "/", "~")):
+            return f"there is no folder {name}; name one from where compresskit is run"
+        if "/" in name:
             return None
         saved = f"saved so far: {', '.join(self.saved)}" if self.saved else "none is saved so far"
-        return f"no earlier step saves '{name}' ({saved}); name one that does with 'save_as', or a model folder"
+        return (
+            f"no earlier step saves '{name}' ({saved}); name one that does with 'save_as', or a model folder, from "
+            "where compresskit is run"
+        )
 
     def _save(self, name: str, rounds: bool, complain: Complain) -> None:
         # A round may add to what a step before the repeat has saved: then there is a model in the first round too.

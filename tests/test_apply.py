@@ -502,7 +502,7 @@ def set_model(damage):
             lambda places, tmp: {"overrides": ["steps.0.finetune.gradient_accumulation=3"]},
             "steps[0] finetune: batch_size 16",
         ),
-        (lambda places, tmp: {"overrides": ["steps.2.distill=./none"]}, "model folder ./none does not exist"),
+        (lambda places, tmp: {"overrides": ["steps.2.distill=./none"]}, "{recipe}: 1 mistake"),
         (lambda places, tmp: {"reuse": tmp / "none"}, "--reuse {}/none was not written by compresskit apply"),
     ],
 )

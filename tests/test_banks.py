@@ -88,6 +88,7 @@ def rows(places):
 
 
 def test_banks_are_names_beside_the_loss(read):
+    Path("a").mkdir()
     recipe = read(TEACHER + "- " + TRAIN % ("original, teacher, ./a", ""))
     assert recipe.steps[1].by["info-nce"].banks == ("original", "teacher", "./a")
     assert recipe.steps[1].by["predictions"].banks == ()
@@ -113,7 +114,7 @@ def test_banks_are_names_beside_the_loss(read):
         ),
         ("{info-nce: {banks: [original, techer]}}",
          ("info-nce: no earlier step saves 'techer' (saved so far: teacher); name one that does with 'save_as', or a "
-          "model folder, or 'original'")),
+          "model folder, from where compresskit is run, or 'original'")),
         ("{info-nce: {bnaks: [original]}}", "info-nce: unknown option 'bnaks' (did you mean 'banks'?)"),
     ],
 )  # fmt: skip

@@ -117,6 +117,61 @@ def test_names_of_weights_know_the_last_layer_that_has_a_pooler(base, last):
     )
 
 
+@pytest.mark.parametrize("number", [2, -1, "1", [1], 0.5])
+def test_a_number_of_base_layers_that_can_not_be_is_refused(elastic, number):
+    set_config(num_base_layers=number)(elastic)
+    with pytest.raises(CheckpointError) as error:
+        load(str(elastic))
+    assert str(error.value) == (
+        f"model {elastic}: its config.json can't be read (num_base_layers must be a whole number from 0 to 1, not "
+        f"{number!r}); copy the model again"
+    )
+
+
+def test_a_pooler_of_another_layer_than_the_last_is_not_passed_over(elastic):
+    """Without this a new one would be drawn at random, and nobody told."""
+    set_config(num_base_layers=1)(elastic)
+    weights = load_file(elastic / "model.safetensors")
+    for name in ("weight", "bias"):
+        del weights[f"elasticbert.encoder.pooler.0.dense.{name}"]
+    save_file(weights, elastic / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as error:
+        load(str(elastic))
+    assert str(error.value) == (
+        f"{elastic}: 2 weights are missing (first: bert.pooler.dense.bias), and there is "
+        "elasticbert.encoder.pooler.1.dense.bias; correct num_hidden_layers or num_base_layers in config.json, or use "
+        "the whole checkpoint"
+    )
+
+
+def test_without_any_pooler_a_new_one_begins_as_in_bert(elastic):
+    weights = load_file(elastic / "model.safetensors")
+    bare = {name: weight for name, weight in weights.items() if "pooler" not in name}
+    save_file(bare, elastic / "model.safetensors", metadata={"format": "pt"})
+    assert not load(str(elastic)).head_trained
+
+
+@pytest.mark.parametrize("family", ["bert", "mobilebert"])
+def test_a_tokenizer_that_can_not_pad_is_refused(tmp_path, family):
+    folder = save_tiny(tmp_path / "model", family)
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text()) | {"pad_token": None}
+    path.write_text(json.dumps(told))
+    with pytest.raises(CheckpointError) as error:
+        load(str(folder))
+    assert str(error.value) == f"{folder}: its tokenizer has no pad_token; name one in tokenizer_config.json"
+
+
+def test_a_config_without_padding_means_the_token_0_that_embeddings_look_ahead_at(tmp_path):
+    folder = save_tiny(tmp_path / "mobile", "mobilebert")
+    expected = load(str(folder)).model
+    set_config(pad_token_id=None)(folder)
+    model = load(str(folder)).model
+    for ids in torch.randint(3, 100, (4, 6)):
+        said, wanted = (one(ids[None], torch.ones(1, 6, dtype=torch.long)).logits for one in (model, expected))
+        assert torch.equal(said, wanted)
+
+
 def test_a_tokenizer_that_pads_otherwise_is_refused_where_embeddings_look_ahead(tmp_path):
     folder = save_tiny(tmp_path / "mobile", "mobilebert")
     set_config(pad_token_id=3)(folder)

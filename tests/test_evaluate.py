@@ -160,14 +160,16 @@ class Halves(ExitPolicy):
         return trail.logits[-1].softmax(-1).max(-1).values >= self.threshold
 
 
-def test_usual_thresholds_that_a_policy_does_not_take_are_left_out():
+def test_usual_thresholds_that_a_policy_does_not_take_are_left_out(monkeypatch):
     model = tiny_compressed(exits=(1, 2, 3), layers=3)
     model.policy = Halves(0.9)
     found = evaluate(model, encoded(model), PADDED, TASK, Run(), latency=False)
     assert [point.threshold for point in found.sweep] == [0.7, 0.65, 0.6, 0.55, 0.5]
     assert evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(), latency=False).sweep == ()
+    rows = encoded(model)
+    monkeypatch.setattr(model, "trace", None)  # refused before any row is answered
     with pytest.raises(RecipeError) as caught:
-        evaluate(model, encoded(model), PADDED, TASK, Run(), thresholds=(0.4,), latency=False)
+        evaluate(model, rows, PADDED, TASK, Run(), thresholds=(0.4,), latency=False)
     assert str(caught.value) == "halves's 'threshold' must be at least 0.5, not 0.4"
 
 

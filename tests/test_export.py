@@ -139,7 +139,7 @@ def test_what_the_family_cannot_express_is_refused(tmp_path, family, head, reaso
         export(checkpoint, tmp_path / "stock")
     assert str(caught.value) == (
         f"{tmp_path / 'model'}: its last exit {reason.format(family)}; compress it again with 'pooler: keep' in the "
-        "recipe's exit step to export it"
+        "recipe's exit step (--set steps.N.pooler=keep, where step N is the exit, from 0) to export it"
     )
     assert not (tmp_path / "stock").exists()
 

@@ -311,8 +311,9 @@ def test_a_teacher_in_a_folder_is_looked_at_first(job, tmp_path):
     def teach(folder):
         return refused(CheckpointError, job, recipe=RECIPE.replace("distill: teacher", f"distill: {folder}"))
 
-    assert teach("./nowhere") == (
-        "model folder ./nowhere does not exist; give a folder with config.json and model.safetensors, or a Hub id"
+    (tmp_path / "empty").mkdir()
+    assert teach(tmp_path / "empty") == (
+        f"model folder {tmp_path / 'empty'} has no config.json; give the folder that save_pretrained wrote"
     )
     folder = save_tiny(tmp_path / "headless", trained=False)
     assert teach(folder) == f"teacher {folder} has no trained head; fine-tune it first, or use another teacher"

@@ -251,11 +251,13 @@ def test_the_stock_export_has_zeros_for_an_attention_and_an_ffn_that_are_gone():
     torch.testing.assert_close(said, answer(model), atol=1e-5, rtol=1e-4)
 
 
-def test_hidden_states_that_can_not_be_cut_are_not_masked():
+@pytest.mark.parametrize("how", ["masked", "folded"])
+def test_hidden_states_that_can_not_be_cut_are_not_masked(how):
     model = wrap(tiny_model("mobilebert"), load_catalogue().anatomy("mobilebert"))
     masks = Masks(hidden=torch.ones(model.hidden_size))
+    use = (lambda: model.trace(tiny_batch(model), masks=masks)) if how == "masked" else (lambda: fold(model, masks))
     with pytest.raises(SurgeryError) as error:
-        model.trace(tiny_batch(model), masks=masks)
+        use()
     assert str(error.value) == (
         "the hidden states of mobilebert models run through more than heads and neurons and can't be masked; "
         "leave hidden out of the masks"

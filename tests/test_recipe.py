@@ -461,7 +461,7 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
             3,
             (
                 "steps[0] distill: no earlier step saves 'assistant' (none is saved so far); "
-                "name one that does with 'save_as', or a model folder"
+                "name one that does with 'save_as', or a model folder, from where compresskit is run"
             ),
         ),
         (
@@ -472,8 +472,13 @@ PRUNE = "  - {prune: heads, by: magnitude, keep: 1/2}\n"
             4,
             (
                 "steps[1] prune: no earlier step saves 'assistant' (saved so far: teacher); "
-                "name one that does with 'save_as', or a model folder"
+                "name one that does with 'save_as', or a model folder, from where compresskit is run"
             ),
+        ),
+        (
+            "  - {distill: ./no-such, by: predictions, epochs: 1}\n",
+            3,
+            "steps[0] distill: there is no folder ./no-such; name one from where compresskit is run",
         ),
         (
             "  - finetune: {epochs: 1}\n  - {distill: teacher, by: predictions, epochs: 1, save_as: teacher}\n",
